@@ -1,0 +1,33 @@
+"""`understudy lint`: every byte of a corpus against its digests and indexes."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Lint:
+    """Re-read every byte of a corpus. Lists what is wrong, a finding a line; exit status 1 if there is any."""
+
+    corpus: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
+    """The corpus folder."""
+    decode: bool = False
+    """Decode every frame too."""
+
+    def run(self) -> None:
+        """Do it."""
+        from understudy.shards.lint import lint
+
+        report = lint(self.corpus, decode=self.decode)
+        for finding in report.findings:
+            print(finding)
+        print(f"{self.corpus}: {report.summary}")
+        for note in report.notes:
+            print(f"note: {note}")
+        if report.findings:
+            sys.exit(1)

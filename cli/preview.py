@@ -1,0 +1,34 @@
+"""`understudy preview`: a contact sheet of a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Preview:
+    """Draw a contact sheet: a row a sample, spread over the classes; columns are frames in time."""
+
+    corpus: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
+    """The corpus folder."""
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """A .png picture, or one .html file in which the clips play."""
+    rows: int = 12
+    """Samples to show."""
+    columns: int = 8
+    """Frames of each to show."""
+    height: int = 96
+    """Pixels of a frame's height."""
+    seed: int = 0
+    """Another seed shows other samples."""
+
+    def run(self) -> None:
+        """Do it."""
+        from understudy.shards.preview import preview
+
+        preview(self.corpus, self.out, rows=self.rows, columns=self.columns, height=self.height, seed=self.seed)
+        print(self.out)

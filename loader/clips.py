@@ -1,0 +1,215 @@
+"""The training stream: an infinite, seeded, resumable sequence of batches over weighted sources.
+
+What is drawn when is decided in order.py, schedule.py and views.py; how it becomes a batch is in batch.py.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from understudy.loader.batch import Batch, Failures, Feed, Plan, collate, default_threads, load_ahead
+from understudy.loader.decode import choose_decoder
+from understudy.loader.order import GROUP, Order, check_layout, default_lanes
+from understudy.loader.philox import stream_key
+from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
+from understudy.loader.read import ShardReader
+from understudy.loader.schedule import Schedule
+from understudy.loader.views import Clip, Draw, Views, draw_training
+from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class LoaderSource:
+    """A corpus and its share of the steps, relative to the other sources' weights."""
+
+    corpus: Corpus
+    weight: float = 1.0
+
+
+class ClipLoader:
+    """Infinite iterator of `Batch`, each from one source.
+
+    `batch_size` is the rows of a step over all ranks, views included: batch_size / views.count samples are read.
+    Which samples, windows and crops a step has depends on the corpora, `clip`, `views`, `batch_size`, `seed` and
+    `lanes` alone; `rank` of `world_size` takes its part of them. `lanes` (default: the largest divisor of the samples
+    a step that is at most 64) must be divisible by the world size.
+
+    `skipped` counts unusable samples of this rank by (source, reason) since this object was made; their rows are not
+    ok. `max_consecutive_failures` of one source in a row raise UserError. `wait_seconds` adds up the time that the
+    caller spent waiting here. Use it as a context manager, or call `close()`, to stop its threads.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[LoaderSource],
+        clip: Clip,
+        views: Views,
+        batch_size: int,
+        seed: int,
+        decoder: str = "auto",
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int | None = None,
+        prefetch: int = 2,
+        lanes: int | None = None,
+        device: torch.device | str = "cpu",
+        max_consecutive_failures: int = 100,
+    ) -> None:
+        samples_per_step = check_batch(batch_size, views.count, rank, world_size)
+        lanes = default_lanes(samples_per_step) if lanes is None else lanes
+        check_layout(samples_per_step, lanes, world_size)
+        names = [source.corpus.manifest.name for source in sources]
+        if len(set(names)) < len(names):
+            raise UserError(f"two sources have the same name: {', '.join(names)}; pack one of them under another name")
+        corpora = [source.corpus for source in sources]
+        digests = [corpus.manifest.digest for corpus in corpora]
+        self._schedule = Schedule([source.weight for source in sources], seed)
+        self._orders = [
+            Order(digest, [shard.nsamples for shard in corpus.manifest.shards], seed, samples_per_step, lanes)
+            for corpus, digest in zip(corpora, digests)
+        ]
+        self._feeds = [
+            Feed(
+                corpus=corpus,
+                reader=ShardReader(corpus),
+                decoder=choose_decoder(decoder),
+                draw=partial(_draw, corpus, clip, views, stream_key("views", digest, seed)),
+            )
+            for corpus, digest in zip(corpora, digests)
+        ]
+        self._settings: dict[str, Any] = {
+            "version": STATE_VERSION,
+            "seed": seed,
+            "batch_size": batch_size,
+            "clip": asdict(clip),
+            "views": {**asdict(views), "scale": list(views.scale), "ratio": list(views.ratio)},
+            "lanes": lanes,
+            "group": GROUP,
+            # Half a digest is enough to tell corpora apart, and keeps the state small.
+            "sources": [{"digest": d[:32], "weight": s.weight} for d, s in zip(digests, sources)],
+        }
+        demands = [Demand(corpus, order.shards_at_once(world_size)) for corpus, order in zip(corpora, self._orders)]
+        self._room = room_ahead(demands)
+        self._sample_shape = (1, views.count, 3, clip.frames, clip.size, clip.size)
+        self._rank, self._world_size = rank, world_size
+        self._threads = default_threads() if threads is None else threads
+        self._prefetch = prefetch
+        self._device = torch.device(device)
+        self._failures = Failures(max_consecutive_failures)
+        self.wait_seconds = 0.0
+        self._step = 0
+        self._batches = self._batches_from(0)
+
+    @property
+    def skipped(self) -> dict[tuple[str, str], int]:
+        """Samples of this rank that could not be used, by (source, reason)."""
+        return dict(self._failures.skipped)
+
+    @property
+    def step(self) -> int:
+        """Steps that the caller has taken since the start of the stream."""
+        return self._step
+
+    def __iter__(self) -> ClipLoader:
+        return self
+
+    def __next__(self) -> Batch:
+        started = time.perf_counter()
+        try:
+            plan, clips, reasons = next(self._batches)
+        except StopIteration:
+            raise RuntimeError("this loader was closed, by close() or by an error before") from None
+        self._failures.count(plan, reasons)
+        batch = collate(plan, clips, reasons, self._device)
+        self.wait_seconds += time.perf_counter() - started
+        self._step += 1
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place after the last batch that the caller took, as JSON; the same on every rank, under 1 KB."""
+        return {**self._settings, "step": self._step}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state`, on any world size that divides the lanes.
+
+        Raises UserError where the state is empty or of other sources or settings, naming what differs.
+        """
+        if type(state.get("step")) is not int or state["step"] < 0:
+            raise UserError("no loader state in this checkpoint; resume from another one, or start a new run")
+        differ = [
+            f"{name} was {state.get(name)}, is {value}"
+            for name, value in self._settings.items()
+            if state.get(name) != value
+        ]
+        if differ:
+            raise UserError(
+                f"the checkpoint's data differ from this run's: {'; '.join(differ)}; use the same, or start a new run"
+            )
+        self._batches.close()
+        self._step = state["step"]
+        self._batches = self._batches_from(self._step)
+
+    def close(self) -> None:
+        """Stop the threads. May be called more than once."""
+        self._batches.close()
+
+    def __enter__(self) -> ClipLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _batches_from(self, step: int) -> Generator[tuple[Plan, torch.Tensor, list[str | None]], None, None]:
+        # Nothing in here refers to this object, so that dropping it drops the iterator, which stops the threads.
+        plans = training_plans(self._feeds, self._orders, self._schedule, step, self._rank, self._world_size)
+        ahead = fetch_ahead(plans, self._room)
+        return load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, self._device.type == "cuda")
+
+
+def training_plans(
+    feeds: Sequence[Feed], orders: Sequence[Order], schedule: Schedule, step: int, rank: int, world_size: int
+) -> Iterator[Plan]:
+    """What each step from `step` on holds on `rank`, without end."""
+    while True:
+        source, place = schedule.at(step)
+        ids, visits = orders[source].step(place, rank, world_size)
+        yield Plan(feeds[source], ids, visits)
+        step += 1
+
+
+def check_batch(batch_size: int, views: int, rank: int, world_size: int) -> int:
+    """Samples a step over all ranks. Raises UserError where the rows of a step do not divide evenly."""
+    if not 0 <= rank < world_size:
+        raise UserError(f"rank {rank} of {world_size} ranks; ranks go from 0 to {world_size - 1}")
+    if batch_size < 1 or batch_size % (views * world_size):
+        raise UserError(
+            f"batch size {batch_size} does not divide into {views} views on {world_size} ranks; "
+            f"choose a multiple of {views * world_size}"
+        )
+    return batch_size // views
+
+
+def _draw(corpus: Corpus, clip: Clip, views: Views, key: int, sample: int, visit: int) -> Draw:
+    return draw_training(
+        clip,
+        views,
+        int(corpus.frames[sample]),
+        int(corpus.width[sample]),
+        int(corpus.height[sample]),
+        key,
+        sample,
+        visit,
+    )

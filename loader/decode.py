@@ -1,0 +1,17 @@
+"""Which decoder to use. Each lives in a file of its own, imported when chosen; `reference.py` defines what is right."""
+
+from __future__ import annotations
+
+from understudy.loader.request import Decoder
+from understudy.shards.errors import UserError
+
+DECODERS = ("auto", "reference")
+
+
+def choose_decoder(name: str) -> Decoder:
+    """The decoder called `name`; "auto" is the fastest that there is here. Raises UserError for another name."""
+    if name not in DECODERS:
+        raise UserError(f"no decoder {name!r}; choose one of {', '.join(DECODERS)}")
+    from understudy.loader.reference import decode_reference
+
+    return decode_reference

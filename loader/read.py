@@ -1,0 +1,92 @@
+"""The encoded bytes of a sample, checked against the corpus: one pread a sample, no copy of the shard in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+
+import crc32c
+
+from understudy.loader.request import Payload
+from understudy.shards.manifest import Corpus
+
+OPEN_SHARDS = 64
+
+
+class _OpenShard:
+    """A file descriptor that is closed when the last thread that reads from it lets go of it."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)
+
+
+class ShardReader:
+    """Reads samples of one corpus; may be used from several threads. At most 64 shards stay open.
+
+    A shard of a corpus that lies elsewhere is fetched if it is not in the cache, and stays there while it is open.
+    """
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._lock = threading.Lock()
+        self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
+        self._recheck_lock = threading.Lock()
+
+    def read(self, sample: int, stop: threading.Event | None = None) -> tuple[Payload, str | None]:
+        """The payload members of `sample`, and None or the reason why they can't be used.
+
+        Raises UserError where a whole shard can't be had or is not as long as the manifest says, and StoppedError
+        where `stop` is set while it is fetched.
+        """
+        number = int(self.corpus.shard[sample])
+        payload, reason = self._read(sample, number, stop)
+        if reason is not None and self.corpus.cache is not None and self._was_damaged(number):
+            payload, reason = self._read(sample, number, stop)
+        return payload, reason
+
+    def _read(self, sample: int, number: int, stop: threading.Event | None) -> tuple[Payload, str | None]:
+        spans = self.corpus.spans[sample].tolist()
+        start = min(offset for offset, _ in spans)
+        end = max(offset + size for offset, size in spans)
+        shard = self._open(number, stop)
+        try:
+            data = memoryview(os.pread(shard.descriptor, end - start, start))
+        except OSError as error:
+            return (), f"read: {os.strerror(error.errno or 0)}"
+        if len(data) != end - start:
+            return (), "read: the shard ends early"
+        payload = tuple(data[offset - start : offset - start + size] for offset, size in spans)
+        checksum = 0
+        for member in payload:
+            checksum = crc32c.crc32c(member, checksum)
+        if checksum != int(self.corpus.crc32c[sample]):
+            return payload, "crc32c"
+        return payload, None
+
+    def _open(self, number: int, stop: threading.Event | None) -> _OpenShard:
+        with self._lock:
+            shard = self._shards.get(number)
+            if shard is not None:
+                self._shards.move_to_end(number)
+                return shard
+        opened = _OpenShard(self.corpus.open_shard(number, stop))  # without the lock: others may read meanwhile
+        with self._lock:
+            shard = self._shards.setdefault(number, opened)
+            while len(self._shards) > OPEN_SHARDS:
+                self._shards.popitem(last=False)
+            return shard
+
+    def _was_damaged(self, number: int) -> bool:
+        """Hash a cached shard again, once; True where this disk had damaged it, so that it is fetched anew."""
+        assert self.corpus.cache is not None
+        with self._recheck_lock:
+            if number not in self._rechecked:
+                with self._lock:
+                    self._shards.pop(number, None)
+                self._rechecked[number] = self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
+            return self._rechecked[number]

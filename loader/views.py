@@ -1,0 +1,150 @@
+"""Which frames and which boxes of a stored video become clips: pure functions of sizes, settings and a random key.
+
+Nothing here reads or decodes. Boxes are (x, y, w, h) in stored pixels, windows are indices of stored frames.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.loader.philox import uniform
+from understudy.shards.errors import UserError
+
+TRIES = 10  # boxes drawn before the fallback, as in torchvision's RandomResizedCrop
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The shape of a clip: `frames` stored frames, `stride` apart, resized to `size` x `size` pixels."""
+
+    frames: int = 16
+    stride: int = 1
+    size: int = 224
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.stride, self.size) < 1:
+            raise UserError(f"a clip's frames, stride and size must be at least 1, not {self}")
+
+
+@dataclass(frozen=True)
+class Views:
+    """Random views for training: `count` crops of one window, each a box of `scale` of the area and `ratio` (width to
+    height) before it is resized to a square, mirrored half of the time if `flip`.
+    """
+
+    count: int = 1
+    scale: tuple[float, float] = (0.5, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: bool = True
+
+    def __post_init__(self) -> None:
+        # Loaded from JSON or a command line these may be lists; two equal settings must compare equal.
+        object.__setattr__(self, "scale", tuple(self.scale))
+        object.__setattr__(self, "ratio", tuple(self.ratio))
+        if self.count < 1:
+            raise UserError(f"views: count must be at least 1, not {self.count}")
+        if not 0 < self.scale[0] <= self.scale[1] <= 1:
+            raise UserError(f"views: scale must be two numbers in order, above 0 and at most 1, not {self.scale}")
+        if not 0 < self.ratio[0] <= self.ratio[1]:
+            raise UserError(f"views: ratio must be two positive numbers in order, not {self.ratio}")
+
+
+@dataclass(frozen=True)
+class EvalViews:
+    """Fixed views for evaluation: `clips` windows from the first frame to the last (1: the middle one), and of each
+    `crops` squares of the short side from one end of the long side to the other (1: the middle one).
+    """
+
+    clips: int = 1
+    crops: int = 1
+
+    def __post_init__(self) -> None:
+        if min(self.clips, self.crops) < 1:
+            raise UserError(f"evaluation needs at least 1 clip and 1 crop, not {self}")
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What becomes of one stored video: windows int32 (C, T), and of each crops int32 (K, 4) and flips bool (K,)."""
+
+    windows: NDArray[np.int32]
+    crops: NDArray[np.int32]
+    flips: NDArray[np.bool_]
+
+
+def draw_training(
+    clip: Clip, views: Views, frames: int, width: int, height: int, key: int, sample: int, visit: int
+) -> Draw:
+    """One random window and `views.count` random crops of it, for a video of `frames` frames of `width` x `height`.
+
+    A pure function of `key` (the corpus and the seed), `sample` and `visit`, so that any batch can be made again alone.
+    """
+    per_view = 2 * TRIES + 3
+    numbers = uniform(key, (sample, visit, 0), 1 + views.count * per_view)
+    start = int(numbers[0] * max(1, frames - span(clip) + 1))
+    boxes = numbers[1:].reshape(views.count, per_view)
+    return Draw(
+        windows=window(clip, frames, start)[None],
+        crops=np.array([random_box(views, width, height, row[:-1]) for row in boxes], np.int32),
+        flips=(boxes[:, -1] < 0.5) & views.flip,
+    )
+
+
+def draw_evaluation(clip: Clip, views: EvalViews, frames: int, width: int, height: int) -> Draw:
+    """The fixed windows and squares of a video of `frames` frames of `width` x `height`."""
+    side = min(width, height)
+    starts = spread(max(0, frames - span(clip)), views.clips)
+    return Draw(
+        windows=np.stack([window(clip, frames, start) for start in starts]),
+        crops=np.array(
+            [(x, y, side, side) for x, y in zip(spread(width - side, views.crops), spread(height - side, views.crops))],
+            np.int32,
+        ),
+        flips=np.zeros(views.crops, np.bool_),
+    )
+
+
+def span(clip: Clip) -> int:
+    """Stored frames from the first of a window to the last, both counted."""
+    return (clip.frames - 1) * clip.stride + 1
+
+
+def window(clip: Clip, frames: int, start: int) -> NDArray[np.int32]:
+    """Indices int32 (T,) of the window at `start`.
+
+    A video too short for it is stretched: T indices spread over all of its frames, repeating some.
+    """
+    if frames < span(clip):
+        return (np.arange(clip.frames) * (frames - 1) // max(1, clip.frames - 1)).astype(np.int32)
+    return np.arange(start, start + span(clip), clip.stride, dtype=np.int32)
+
+
+def spread(room: int, n: int) -> list[int]:
+    """`n` whole offsets from 0 to `room`, evenly apart; the middle one if `n` is 1."""
+    return [room // 2] if n == 1 else [round(i * room / (n - 1)) for i in range(n)]
+
+
+def random_box(views: Views, width: int, height: int, numbers: NDArray[np.float64]) -> tuple[int, int, int, int]:
+    """A box (x, y, w, h) by torchvision's RandomResizedCrop rule, from 2 * TRIES + 2 uniform `numbers`.
+
+    Area uniform in `views.scale`, ratio log-uniform in `views.ratio`; of TRIES draws the first that fits is taken, and
+    if none does, the largest middle box within the ratio.
+    """
+    low, high = math.log(views.ratio[0]), math.log(views.ratio[1])
+    areas = width * height * (views.scale[0] + (views.scale[1] - views.scale[0]) * numbers[0 : 2 * TRIES : 2])
+    ratios = np.exp(low + (high - low) * numbers[1 : 2 * TRIES : 2])
+    ws = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
+    hs = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
+    fits = np.flatnonzero((ws > 0) & (ws <= width) & (hs > 0) & (hs <= height))
+    if len(fits):
+        w, h = int(ws[fits[0]]), int(hs[fits[0]])
+        x, y = int(numbers[-2] * (width - w + 1)), int(numbers[-1] * (height - h + 1))
+        return x, y, w, h
+    ratio = min(max(width / height, views.ratio[0]), views.ratio[1])
+    w = min(width, max(1, round(height * ratio)))
+    h = min(height, max(1, round(width / ratio)))
+    return (width - w) // 2, (height - h) // 2, w, h

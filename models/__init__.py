@@ -1,0 +1,1 @@
+"""The video transformer, the masked autoencoder, alignment heads and probes."""

@@ -1,0 +1,1 @@
+"""Straight-line training scripts, each with functions that return its typed config."""

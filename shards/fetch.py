@@ -1,0 +1,199 @@
+"""Getting one object whole and right: try again, resume in the middle, check size and digest.
+
+One attempt is made in s3.py or web.py; where the bytes go is decided in cache.py.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import random
+import threading
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from understudy.shards import s3, web
+from understudy.shards.errors import UserError
+from understudy.shards.remote import ChangedError, ExpiredError, PassingError, Remote, Reply
+
+TRIES = 6  # in a row without progress
+PATIENCE_S = 40.0  # without progress; the attempt under way may then take its own time-out
+SLOWEST = 20_000  # bytes a second over WATCHED_S seconds; below, a new connection may do better
+WATCHED_S = 15.0
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+
+log = logging.getLogger(__name__)
+
+
+class StoppedError(Exception):
+    """The caller has set `stop`."""
+
+
+@dataclass(frozen=True)
+class Blob:
+    """An object of known content: `size` in bytes and hex `sha256`."""
+
+    remote: Remote
+    size: int
+    sha256: str
+
+
+def fetch(blob: Blob, sink: BinaryIO, stop: threading.Event | None = None) -> None:
+    """Write the object into `sink` from position 0 on; on return it holds exactly the bytes of that digest.
+
+    Raises UserError where it can't be had within about a minute without progress, or twice was another, and
+    StoppedError soon after `stop` is set. What is in `sink` then is of no use.
+    """
+    words = _fetch_once(blob, sink, stop)
+    if words is not None:
+        log.warning("%s: %s; fetching it once more from the start", blob.remote, words)
+        words = _fetch_once(blob, sink, stop)
+    if words is not None:
+        raise UserError(f"{blob.remote}: {words}, twice; it is damaged or was replaced: upload the corpus again")
+
+
+def fetch_text(remote: Remote) -> bytes:
+    """A small object of unknown size and digest, as the server gives it. Raises UserError as `fetch` does."""
+    sink = io.BytesIO()
+    with suppress(ChangedError):
+        _download(remote, None, sink, None)
+        return sink.getvalue()
+    try:
+        _download(remote, None, sink, None)
+    except ChangedError as error:
+        raise UserError(f"{remote}: {error}, twice; wait until the upload is over, then try again") from None
+    return sink.getvalue()
+
+
+def _fetch_once(blob: Blob, sink: BinaryIO, stop: threading.Event | None) -> str | None:
+    """None, or in words how the object is not what it should be."""
+    try:
+        digest = _download(blob.remote, blob.size, sink, stop)
+    except ChangedError as error:
+        return str(error)
+    return None if digest == blob.sha256 else "its bytes do not fit the digest in the manifest"
+
+
+def _download(remote: Remote, size: int | None, sink: BinaryIO, stop: threading.Event | None) -> str:
+    """Fill `sink` and return the hex SHA-256 of what it was. Raises UserError, ChangedError or StoppedError."""
+    patience = Patience(remote, stop)
+    get = s3.get if remote.url.startswith("s3://") else web.get
+    body = _Body(sink)
+    etag: str | None = None
+    while True:
+        attempt = time.monotonic()
+        try:
+            reply = get(remote, body.position, etag)
+            try:
+                body.go_to(reply.start)
+                _check(reply, size, etag)
+                etag = reply.etag or etag
+                _read(reply, body, size, stop)
+            finally:
+                reply.close()
+            if size is None or body.position == size:
+                return body.finish()
+            raise PassingError(f"the connection ended after {body.position} of {size} bytes")
+        except PassingError as error:
+            patience.wait(error, body.progress(), time.monotonic() - attempt)
+
+
+def _check(reply: Reply, size: int | None, etag: str | None) -> None:
+    if etag and reply.etag and reply.etag != etag:
+        raise ChangedError("it was replaced while it was read")
+    if size is None:
+        return
+    if reply.total not in (None, size):
+        raise ChangedError(f"it has {reply.total} bytes, the manifest says {size}")
+    # A body said to be too short is no proof, for a proxy may lie: what is missing will be asked for.
+    if reply.length is not None and reply.start + reply.length > size:
+        raise ChangedError(f"it has {reply.start + reply.length} bytes, the manifest says {size}")
+
+
+def _read(reply: Reply, body: _Body, size: int | None, stop: threading.Event | None) -> None:
+    mark_s, mark = time.monotonic(), body.position
+    while size is None or body.position < size:
+        piece = reply.read()
+        if not piece:
+            return
+        body.write(piece if size is None else piece[: size - body.position])
+        if stop is not None and stop.is_set():
+            raise StoppedError
+        elapsed = time.monotonic() - mark_s
+        if elapsed >= WATCHED_S:
+            if body.position - mark < SLOWEST * elapsed:
+                raise PassingError(f"less than {SLOWEST / 1000:.0f} kB a second came for {elapsed:.0f} s")
+            mark_s, mark = time.monotonic(), body.position
+
+
+class _Body:
+    """What has been written of an object, and its running digest."""
+
+    def __init__(self, sink: BinaryIO) -> None:
+        self.position = 0
+        self._sink, self._sha256 = sink, hashlib.sha256()
+        self._furthest = self._reported = 0
+        sink.seek(0)
+
+    def go_to(self, start: int) -> None:
+        """A server that knows no ranges begins at 0 again; one that begins elsewhere is of no use."""
+        if start == self.position:
+            return
+        if start != 0:
+            raise PassingError(f"the server sends byte {start} where byte {self.position} was asked for")
+        self.position, self._sha256 = 0, hashlib.sha256()
+        self._sink.seek(0)
+
+    def write(self, piece: bytes) -> None:
+        self._sink.write(piece)
+        self._sha256.update(piece)
+        self.position += len(piece)
+        self._furthest = max(self._furthest, self.position)
+
+    def progress(self) -> int:
+        """Bytes that had never been reached before the last call."""
+        gained, self._reported = self._furthest - self._reported, self._furthest
+        return gained
+
+    def finish(self) -> str:
+        self._sink.truncate(self.position)
+        return self._sha256.hexdigest()
+
+
+class Patience:
+    """Waits between attempts, longer and longer and never in step with others; has an end where nothing comes of it.
+
+    An attempt that brought less than SLOWEST bytes a second counts as one without progress.
+    """
+
+    def __init__(self, remote: Remote, stop: threading.Event | None = None) -> None:
+        self._remote, self._stop = remote, stop or threading.Event()
+        self._fruitless = 0
+        self._renewed = False
+        self._since = time.monotonic()
+
+    def wait(self, error: PassingError, gained: int = 0, elapsed: float = 0.0) -> None:
+        """After a failed attempt. Raises UserError where it should be the last, StoppedError if stopped."""
+        if gained and gained >= SLOWEST * elapsed:
+            self._fruitless, self._renewed, self._since = 0, False, time.monotonic()
+        else:
+            self._fruitless += 1
+        if isinstance(error, ExpiredError):
+            if self._renewed:
+                raise UserError(f"{self._remote}: {error}; renew them (a new login, new AWS_... values)") from None
+            self._renewed = True
+            log.warning("%s: %s; looking for new ones", self._remote, error)
+            return
+        idle = time.monotonic() - self._since
+        if self._fruitless >= TRIES or idle >= PATIENCE_S:
+            raise UserError(
+                f"{self._remote}: {error}; gave up after {self._fruitless} tries in {idle:.0f} s without progress: "
+                "check the server and the network, then run the same command again"
+            ) from None
+        pause = random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, self._fruitless - 1)))
+        log.info("%s: %s; trying again in %.1f s", self._remote, error, pause)
+        if self._stop.wait(pause):
+            raise StoppedError from None

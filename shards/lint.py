@@ -1,0 +1,208 @@
+"""Check a corpus: every byte against the digests, every index against what it points at, every rule of the format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import mmap
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+import crc32c
+import zstandard
+from tqdm import tqdm
+
+from understudy.shards.errors import UserError
+from understudy.shards.frames import check_payload, decode_frames
+from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, decode_samples
+from understudy.shards.plan import WORK
+from understudy.shards.tarshard import Entry, index_text, read_entries, sidecar
+
+THREADS = 8  # hashing, checksums and decoding let go of the interpreter
+
+
+@dataclass(frozen=True)
+class Report:
+    """What lint found: findings say what is wrong, one line each; notes are for the reader to decide on."""
+
+    findings: tuple[str, ...]
+    notes: tuple[str, ...]
+    summary: str
+
+
+def lint(root: Path, *, decode: bool = False, progress: bool = True) -> Report:
+    """Re-read the corpus in folder `root`, and with `decode` decode every frame.
+
+    Raises UserError where there is no corpus at all.
+    """
+    try:
+        manifest = Manifest.load(root)
+    except UserError as error:
+        if not (root / MANIFEST).exists():
+            raise
+        return Report((str(error),), (), "1 finding")
+    findings = list(_lint_manifest(root, manifest))
+    try:
+        samples = _load_samples(root, manifest)
+    except ValueError as error:
+        findings.append(f"{SAMPLES}: {error}")
+        samples = None
+    else:
+        findings.extend(_lint_table(manifest, samples))
+
+    rows: defaultdict[int, list[Sample]] = defaultdict(list)
+    for sample in samples or ():
+        rows[sample.shard].append(sample)
+
+    def lint_one(number: int) -> list[str]:
+        shard = manifest.shards[number]
+        own = None if samples is None else rows[number]
+        return [f"{shard.url}: {finding}" for finding in _lint_shard(root, manifest, shard, own, decode)]
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        results = threads.map(lint_one, range(len(manifest.shards)))
+        bar = tqdm(results, total=len(manifest.shards), desc="lint", unit="shard", disable=None if progress else True)
+        findings.extend(finding for found in bar for finding in found)
+    refused = root / REFUSED
+    named = refused.exists() and refused.stat().st_size > 0
+    notes = (f"{REFUSED} names sources; leave it out when you publish the corpus",) if named else ()
+    return Report(tuple(findings), notes, _summary(manifest, findings))
+
+
+def _summary(manifest: Manifest, findings: Sequence[str]) -> str:
+    if findings:
+        return f"{len(findings)} finding{'s' * (len(findings) != 1)}"
+    size = sum(shard.filesize for shard in manifest.shards) / 1e6
+    return (
+        f"good: {manifest.nsamples} samples, {manifest.frames} frames, {size:.1f} MB in {len(manifest.shards)} shards"
+    )
+
+
+def _lint_manifest(root: Path, manifest: Manifest) -> Iterator[str]:
+    if (root / MANIFEST).read_bytes() != manifest.to_json().encode():
+        yield f"{MANIFEST}: not written as this version writes it"
+    if sum(manifest.per_class) != manifest.nsamples or len(manifest.per_class) != len(manifest.classes):
+        yield f"{MANIFEST}: its counts per class do not add up to its samples"
+    listed = {name for shard in manifest.shards for name in (shard.url, shard.index)}
+    for path in sorted(root.iterdir()):
+        if path.suffix in (".tar", ".idx", ".tmp") and path.name not in listed:
+            yield f"{path.name}: not part of the corpus; delete it"
+    if (root / WORK).exists():
+        yield f"{WORK}: left by a packer that was killed at the very end; run the same pack command again"
+
+
+def _load_samples(root: Path, manifest: Manifest) -> list[Sample]:
+    """The sample table. Raises ValueError where it is not the one that the manifest names."""
+    try:
+        data = (root / SAMPLES).read_bytes()
+    except FileNotFoundError:
+        raise ValueError("missing") from None
+    if len(data) != manifest.samples_filesize:
+        raise ValueError(f"{len(data)} bytes, the manifest says {manifest.samples_filesize}")
+    if hashlib.sha256(data).hexdigest() != manifest.samples_sha256:
+        raise ValueError("does not fit the manifest's digest")
+    try:
+        return decode_samples(data)
+    except (KeyError, TypeError, zstandard.ZstdError) as error:
+        raise ValueError(f"not a sample table ({error!r})") from None
+
+
+def _lint_table(manifest: Manifest, samples: Sequence[Sample]) -> Iterator[str]:
+    places = [(number, row) for number, shard in enumerate(manifest.shards) for row in range(shard.nsamples)]
+    if [(sample.shard, sample.row) for sample in samples] != places:
+        yield f"{SAMPLES}: its rows are not the manifest's shards in order"
+    if len({sample.key for sample in samples}) != len(samples):
+        yield f"{SAMPLES}: the same key twice"
+    if sum(sample.frames for sample in samples) != manifest.frames:
+        yield f"{SAMPLES}: its frames do not add up to the manifest's"
+    labels = Counter(sample.label for sample in samples)
+    if labels != Counter({label: count for label, count in enumerate(manifest.per_class) if count}):
+        yield f"{SAMPLES}: its labels do not add up to the manifest's counts per class"
+    for sample in samples:
+        if not re.fullmatch("[0-9a-f]{32}", sample.key):
+            yield f"{SAMPLES}: key {sample.key!r} is not a keyed hash of 32 hex digits"
+
+
+def _lint_shard(
+    root: Path, manifest: Manifest, shard: Shard, rows: Sequence[Sample] | None, decode: bool
+) -> Iterator[str]:
+    path = root / shard.url
+    try:
+        if path.stat().st_size == 0:
+            yield "empty"
+            return
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            yield from _lint_tar(root, manifest, shard, data, rows, decode)
+    except OSError as error:
+        yield f"can't be read ({error.strerror})"
+
+
+def _lint_tar(
+    root: Path, manifest: Manifest, shard: Shard, data: mmap.mmap, rows: Sequence[Sample] | None, decode: bool
+) -> Iterator[str]:
+    if len(data) != shard.filesize:
+        yield f"{len(data)} bytes, the manifest says {shard.filesize}"
+    elif hashlib.sha256(data).hexdigest() != shard.sha256:
+        yield "does not fit the manifest's digest"
+    try:
+        entries = read_entries(cast("BinaryIO", data))
+    except ValueError as error:
+        yield str(error)
+        return
+    try:
+        if (root / shard.index).read_bytes() != index_text(entries).encode():
+            yield f"{shard.index} does not fit the shard"
+    except OSError as error:
+        yield f"{shard.index} can't be read ({error.strerror})"
+    if rows is None:
+        return
+    expected = [
+        Entry(f"{row.key}.{ext}", *row.members.get(ext, (0, 0))) for row in rows for ext in MEMBERS[manifest.codec]
+    ]
+    if entries != expected:
+        odd = next((a.name for a, b in zip(entries, expected) if a != b), "the number of its members")
+        yield f"its members are not those of {SAMPLES}, starting with {odd}"
+        return
+    for row in rows:
+        members = {ext: data[offset : offset + size] for ext, (offset, size) in row.members.items()}
+        yield from (f"{row.key}: {finding}" for finding in _lint_sample(manifest, row, members, decode))
+
+
+def _lint_sample(manifest: Manifest, row: Sample, members: dict[str, bytes], decode: bool) -> Iterator[str]:
+    checksum = 0
+    for extension in MEMBERS[manifest.codec]:
+        if extension != "json":
+            checksum = crc32c.crc32c(members[extension], checksum)
+    if checksum != row.crc32c:
+        yield f"its payload does not fit the checksum in {SAMPLES}"
+    yield from _lint_sidecar(manifest, row, members["json"])
+    try:
+        check_payload(members, manifest.codec, row.frames, row.width, row.height)
+        if decode:
+            for picture in decode_frames(members, manifest.codec, row.frames):
+                if picture.shape != (row.height, row.width, 3):
+                    raise ValueError(f"a frame of {picture.shape[1]}x{picture.shape[0]} pixels")
+    except ValueError as error:
+        yield str(error)
+
+
+def _lint_sidecar(manifest: Manifest, row: Sample, data: bytes) -> Iterator[str]:
+    expected = sidecar(row, manifest.fps, manifest.kind)
+    try:
+        body = cast("dict[str, Any]", json.loads(data))
+        extra = sorted(body.keys() - expected.keys())
+    except (ValueError, AttributeError):
+        yield "its json is no JSON object"
+        return
+    if extra:
+        yield f"its json has fields that are not on the allow-list: {', '.join(extra)}"
+    for name, value in expected.items():
+        if name != "removal" and body.get(name) != value:
+            yield f"its json says {name} {body.get(name)!r}, {value!r} is right"
+    if not isinstance(body.get("removal", ""), dict | None):
+        yield "its json has no removal record, which is null or an object"

@@ -1,0 +1,355 @@
+"""The corpus on disk, shard format version 1: what `manifest.json` and `samples.jsonl.zst` say, and opening them.
+
+Writing shards lives in `tarshard.py`, building a corpus in `pack.py`, checking one in `lint.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from understudy.shards.cache import Cache, default_cache
+from understudy.shards.errors import UserError
+from understudy.shards.fetch import Blob, fetch_text
+from understudy.shards.files import write_atomic
+from understudy.shards.remote import Address, MissingError, Remote, parse_address
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+SAMPLES = "samples.jsonl.zst"
+REFUSED = "refused.jsonl"
+
+Kind = Literal["no-human", "synthetic", "real"]
+Codec = Literal["mjpeg", "h264"]
+KINDS: tuple[Kind, ...] = ("no-human", "synthetic", "real")
+# Members of a sample by codec, in the order in which they lie in the tar. The payload is all but the JSON.
+MEMBERS: dict[Codec, tuple[str, ...]] = {"mjpeg": ("json", "mjpg", "off"), "h264": ("json", "mp4")}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of the corpus, as the manifest lists it. Sizes in bytes; `url` and `index` relative to it."""
+
+    url: str
+    nsamples: int
+    filesize: int
+    sha256: str
+    index: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The public face of a corpus; as JSON it reads as a wids-v1 shard index with keys of ours beside it."""
+
+    name: str
+    kind: Kind
+    classes: tuple[str, ...]
+    licence: str
+    codec: Codec
+    fps: float
+    short_side: int
+    shards: tuple[Shard, ...]
+    samples_sha256: str
+    samples_filesize: int
+    frames: int
+    refused: int
+    per_class: tuple[int, ...]
+    tool: str
+    tool_version: str
+    plan: str = ""  # keyed digest of the sources and settings, by which a packer knows its own work again
+
+    @property
+    def nsamples(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.nsamples for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """Hex SHA-256 over everything here but the tool that made it: the identity of the corpus."""
+        body = self._body()
+        del body["made_by"]
+        canonical = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "__kind__": "wids-shard-index-v1",
+            "wids_version": 1,
+            "format": FORMAT,
+            "name": self.name,
+            "kind": self.kind,
+            "classes": list(self.classes),
+            "licence": self.licence,
+            "codec": self.codec,
+            "fps": self.fps,
+            "short_side": self.short_side,
+            "counts": {
+                "samples": self.nsamples,
+                "frames": self.frames,
+                "refused": self.refused,
+                "per_class": list(self.per_class),
+            },
+            "shardlist": [
+                {
+                    "url": shard.url,
+                    "nsamples": shard.nsamples,
+                    "filesize": shard.filesize,
+                    "sha256": shard.sha256,
+                    "index": shard.index,
+                }
+                for shard in self.shards
+            ],
+            "samples": {"url": SAMPLES, "filesize": self.samples_filesize, "sha256": self.samples_sha256},
+            "made_by": {"tool": self.tool, "version": self.tool_version, "plan": self.plan},
+        }
+
+    def to_json(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps({**self._body(), "digest": self.digest}, indent=1, ensure_ascii=False) + "\n"
+
+    def save(self, root: Path) -> None:
+        """Write `root/manifest.json`, which makes the corpus exist. Call it last."""
+        write_atomic(root / MANIFEST, self.to_json().encode())
+
+    @staticmethod
+    def load(root: Address) -> Manifest:
+        """Read and check `root/manifest.json`.
+
+        Raises UserError where there is none, it is of another format version, or its digest does not fit.
+        """
+        path = root / MANIFEST
+        try:
+            if isinstance(path, Path):
+                return Manifest.parse(path.read_bytes(), path)
+            try:
+                return Manifest.parse(fetch_text(path), path)
+            except MissingError:
+                raise
+            except UserError:  # nobody knows its size and digest before, so that damage on the way shows here only
+                return Manifest.parse(fetch_text(path), path)
+        except (FileNotFoundError, MissingError):
+            hint = "finish packing it" if isinstance(root, Path) and root.is_dir() else "check the path"
+            raise UserError(f"{root}: no {MANIFEST} there, so it is not a corpus; {hint}") from None
+
+    @staticmethod
+    def parse(text: bytes, path: Address) -> Manifest:
+        """The manifest that `text` is, as it lies at `path`. Raises UserError as `load` does."""
+        try:
+            body: Any = json.loads(text)
+            if body["format"] != FORMAT:
+                raise UserError(f"{path}: shard format {body['format']}, this version reads {FORMAT}; repack it")
+            manifest = Manifest._from_body(body)
+            digest = cast(str, body["digest"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a corpus manifest ({error!r}); repack the corpus") from None
+        if manifest.digest != digest:
+            raise UserError(f"{path}: digest does not fit its content, it was edited or damaged; repack the corpus")
+        return manifest
+
+    @staticmethod
+    def _from_body(body: Any) -> Manifest:
+        if body["kind"] not in KINDS or body["codec"] not in MEMBERS:
+            raise ValueError(f"kind {body['kind']!r}, codec {body['codec']!r}")
+        counts, samples = body["counts"], body["samples"]
+        keys = ("url", "nsamples", "filesize", "sha256", "index")
+        return Manifest(
+            name=body["name"],
+            kind=body["kind"],
+            classes=tuple(body["classes"]),
+            licence=body["licence"],
+            codec=body["codec"],
+            fps=body["fps"],
+            short_side=body["short_side"],
+            shards=tuple(Shard(**{key: entry[key] for key in keys}) for entry in body["shardlist"]),
+            samples_sha256=samples["sha256"],
+            samples_filesize=samples["filesize"],
+            frames=counts["frames"],
+            refused=counts["refused"],
+            per_class=tuple(counts["per_class"]),
+            tool=body["made_by"]["tool"],
+            tool_version=body["made_by"]["version"],
+            plan=body["made_by"]["plan"],
+        )
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One row of `samples.jsonl.zst`. `members` maps an extension to (byte offset in the shard, size in bytes);
+    `crc32c` is over the payload members, in the order of MEMBERS; `width` and `height` are of the stored frames.
+    """
+
+    key: str
+    shard: int
+    row: int
+    label: int
+    frames: int
+    width: int
+    height: int
+    members: dict[str, tuple[int, int]]
+    crc32c: int
+
+
+def encode_samples(samples: Iterable[Sample]) -> bytes:
+    """The bytes of `samples.jsonl.zst`: one JSON object a line, in shard and row order."""
+    lines = (
+        json.dumps(
+            {
+                "key": sample.key,
+                "shard": sample.shard,
+                "row": sample.row,
+                "label": sample.label,
+                "frames": sample.frames,
+                "width": sample.width,
+                "height": sample.height,
+                "members": {ext: list(span) for ext, span in sample.members.items()},
+                "crc32c": sample.crc32c,
+            },
+            separators=(",", ":"),
+        )
+        + "\n"
+        for sample in samples
+    )
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress("".join(lines).encode())
+
+
+def decode_samples(data: bytes) -> list[Sample]:
+    """The inverse of `encode_samples`. Raises ValueError, KeyError or zstandard.ZstdError on damaged bytes."""
+    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+        text = io.TextIOWrapper(reader, encoding="utf-8")
+        rows = [cast("dict[str, Any]", json.loads(line)) for line in text]
+    return [sample_from_row(row) for row in rows]
+
+
+def sample_from_row(row: dict[str, Any]) -> Sample:
+    """A Sample from its fields as JSON has them. Raises TypeError or KeyError where they are not its fields."""
+    spans = {extension: (span[0], span[1]) for extension, span in row["members"].items()}
+    fields: dict[str, Any] = {**row, "members": spans}
+    return Sample(**fields)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A corpus opened for reading: its manifest and the sample table in columns, all of length `nsamples`.
+
+    Sample i is row `row[i]` of shard `shard[i]`; samples lie in shard and row order. `spans[i, m]` is the
+    (offset, size) in bytes of payload member m of sample i in its shard.
+    """
+
+    root: Address
+    cache: Cache | None  # of a corpus that lies elsewhere
+    manifest: Manifest
+    keys: tuple[str, ...]
+    shard: NDArray[np.int32]
+    row: NDArray[np.int32]
+    label: NDArray[np.int64]
+    frames: NDArray[np.int32]
+    width: NDArray[np.int32]
+    height: NDArray[np.int32]
+    spans: NDArray[np.int64]
+    crc32c: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def shard_path(self, shard: int) -> Path:
+        """Where shard number `shard` lies, in a corpus in a local folder."""
+        assert isinstance(self.root, Path)
+        return self.root / self.manifest.shards[shard].url
+
+    def shard_blob(self, shard: int) -> Blob:
+        """What to fetch for shard number `shard`, in a corpus that lies elsewhere."""
+        assert isinstance(self.root, Remote)
+        entry = self.manifest.shards[shard]
+        return Blob(self.root / entry.url, entry.filesize, entry.sha256)
+
+    def open_shard(self, shard: int, stop: threading.Event | None = None) -> int:
+        """A file descriptor of shard number `shard`, for the caller to close; fetched if it lies elsewhere.
+
+        Raises UserError where it is missing or not as long as the manifest says, and StoppedError soon after `stop`
+        is set.
+        """
+        if self.cache is not None:
+            try:
+                return self.cache.open(self.shard_blob(shard), stop)
+            except MissingError:
+                place = self.shard_blob(shard).remote
+                raise UserError(f"{place}: missing, though the manifest names it; upload the corpus again") from None
+        path, expected = self.shard_path(shard), self.manifest.shards[shard].filesize
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}, though the manifest names it; copy it again") from None
+        size = os.fstat(descriptor).st_size
+        if size != expected:
+            os.close(descriptor)
+            raise UserError(f"{path}: {size} bytes, the manifest says {expected}; copy it again or repack the corpus")
+        return descriptor
+
+    @staticmethod
+    def open(root: Address | str, cache: Cache | None = None) -> Corpus:
+        """Open the corpus in folder `root`, or at an address such as s3://bucket/prefix; what is fetched from there
+        goes into `cache`, by default the node's. Checks the digests of manifest and sample table, not of the shards.
+
+        Raises UserError with what to do where something is missing or does not fit.
+        """
+        root = parse_address(root)
+        cache = None if isinstance(root, Path) else cache or default_cache()
+        manifest = Manifest.load(root)
+        data = _read_samples(root, manifest, cache)
+        samples = decode_samples(data)
+        if len(samples) != manifest.nsamples:
+            raise UserError(
+                f"{root / SAMPLES}: {len(samples)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
+            )
+        payload = [ext for ext in MEMBERS[manifest.codec] if ext != "json"]
+
+        def column(name: str, dtype: type) -> NDArray[Any]:
+            values = [getattr(sample, name) for sample in samples]
+            return cast("NDArray[Any]", np.array(values, dtype=dtype))
+
+        return Corpus(
+            root=root,
+            cache=cache,
+            manifest=manifest,
+            keys=tuple(sample.key for sample in samples),
+            shard=column("shard", np.int32),
+            row=column("row", np.int32),
+            label=column("label", np.int64),
+            frames=column("frames", np.int32),
+            width=column("width", np.int32),
+            height=column("height", np.int32),
+            spans=np.array([[s.members[ext] for ext in payload] for s in samples], np.int64).reshape(
+                len(samples), len(payload), 2
+            ),
+            crc32c=column("crc32c", np.uint32),
+        )
+
+
+def _read_samples(root: Address, manifest: Manifest, cache: Cache | None) -> bytes:
+    path = root / SAMPLES
+    if isinstance(path, Remote):
+        assert cache is not None
+        try:
+            descriptor = cache.open(Blob(path, manifest.samples_filesize, manifest.samples_sha256))
+        except MissingError:
+            raise UserError(f"{path}: missing, though {MANIFEST} names it; upload the corpus again") from None
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise UserError(f"{path}: missing, though {MANIFEST} names it; copy the corpus again") from None
+    if hashlib.sha256(data).hexdigest() != manifest.samples_sha256:
+        raise UserError(f"{path}: does not fit the digest in {MANIFEST}; copy the corpus again")
+    return data

@@ -1,0 +1,97 @@
+"""What all tests share: options, markers whose skips can be made failures, the real videos, corpora made by code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from understudy.shards.manifest import Codec
+
+sys.path.insert(0, str(Path(__file__).parent / "helpers"))
+
+VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
+SECRET = b"a secret for tests, long enough"
+
+MakeCorpus = Callable[..., Path]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
+    """A machine that is meant to have a GPU or an S3 server must not pass by skipping."""
+    report = yield
+    for marker in ("gpu", "s3"):
+        required = os.environ.get(f"UNDERSTUDY_REQUIRE_{marker.upper()}") == "1"
+        if report.skipped and required and item.get_closest_marker(marker):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            report.outcome = "failed"
+            report.longrepr = f"UNDERSTUDY_REQUIRE_{marker.upper()}=1, but: {reason}"
+    return report
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no NVIDIA GPU")
+
+
+@pytest.fixture(scope="session")
+def videos() -> Path:
+    """The folder of real videos with its manifest.csv, which does not belong to the checkout."""
+    if not (VIDEOS / "manifest.csv").is_file():
+        pytest.skip(f"the real videos are not there ({VIDEOS})")
+    return VIDEOS
+
+
+@pytest.fixture(scope="session")
+def make_corpus() -> MakeCorpus:
+    """A function (path, samples, ...) that packs synthetic clips and returns the corpus folder."""
+    from fake_readers import read_moving_bar  # pyright: ignore[reportMissingImports]
+
+    from understudy.shards.pack import PackConfig, pack
+    from understudy.shards.sources import Source
+
+    def make(
+        path: Path,
+        samples: int,
+        *,
+        codec: Codec = "mjpeg",
+        classes: Sequence[str] = ("walk", "run", "wave"),
+        samples_per_shard: int = 8,
+        frames: int = 12,
+        size: tuple[int, int] = (64, 48),
+        name: str = "tiny",
+    ) -> Path:
+        sources = [Source(f"{classes[i % len(classes)]}/{i}.mp4", i % len(classes)) for i in range(samples)]
+        config = PackConfig(
+            name=name,
+            kind="synthetic",
+            classes=tuple(classes),
+            licence="CC0-1.0",
+            secret=SECRET,
+            codec=codec,
+            short_side=min(size),
+            samples_per_shard=samples_per_shard,
+        )
+        read = partial(read_moving_bar, frames=frames, width=size[0], height=size[1])
+        pack(sources, read, path, config, workers=0, progress=False)
+        return path
+
+    return make

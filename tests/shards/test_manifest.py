@@ -1,0 +1,120 @@
+"""The manifest and the sample table: what they say comes back, and what does not fit is told."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus, Manifest, Sample, Shard, decode_samples, encode_samples
+
+MANIFEST = Manifest(
+    name="tiny",
+    kind="no-human",
+    classes=("gehen", "走る"),
+    licence="CC0-1.0",
+    codec="mjpeg",
+    fps=6.0,
+    short_side=256,
+    shards=(Shard("tiny-000000.tar", 2, 20480, "ab" * 32, "tiny-000000.idx"),),
+    samples_sha256="cd" * 32,
+    samples_filesize=123,
+    frames=30,
+    refused=1,
+    per_class=(1, 1),
+    tool="understudy",
+    tool_version="0.1.0",
+    plan="ef" * 32,
+)
+
+numbers = st.integers(0, 2**40)
+samples = st.builds(
+    Sample,
+    key=st.text("0123456789abcdef", min_size=32, max_size=32),
+    shard=numbers,
+    row=numbers,
+    label=numbers,
+    frames=numbers,
+    width=numbers,
+    height=numbers,
+    members=st.dictionaries(st.sampled_from(["json", "mjpg", "off", "mp4"]), st.tuples(numbers, numbers)),
+    crc32c=st.integers(0, 2**32 - 1),
+)
+
+
+@given(st.lists(samples, max_size=20))
+def test_the_sample_table_comes_back(table: list[Sample]) -> None:
+    assert decode_samples(encode_samples(table)) == table
+
+
+def test_the_manifest_comes_back(tmp_path: Path) -> None:
+    MANIFEST.save(tmp_path)
+    assert Manifest.load(tmp_path) == MANIFEST
+    assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
+
+
+def test_it_reads_as_a_wids_v1_index() -> None:
+    # Loaded with webdataset 0.2.111's wids.ShardListDataset too; later releases have no wids any more.
+    body = json.loads(MANIFEST.to_json())
+    assert body["__kind__"] == "wids-shard-index-v1" and body["wids_version"] == 1
+    assert isinstance(body["name"], str)
+    for shard in body["shardlist"]:
+        assert {"url", "nsamples", "filesize"} <= shard.keys()
+        assert "/" not in shard["url"], "resolved against the place of the manifest"
+
+
+def test_the_digest_is_of_the_corpus_not_of_its_maker() -> None:
+    assert replace(MANIFEST, tool_version="9.9", plan="").digest == MANIFEST.digest
+    others = [
+        replace(MANIFEST, name="other"),
+        replace(MANIFEST, fps=12.0),
+        replace(MANIFEST, classes=("走る", "gehen")),
+        replace(MANIFEST, samples_sha256="00" * 32),
+        replace(MANIFEST, shards=(replace(MANIFEST.shards[0], sha256="00" * 32),)),
+    ]
+    assert len({manifest.digest for manifest in [MANIFEST, *others]}) == 1 + len(others)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ('"fps": 6.0', '"fps": 8.0', "edited or damaged"),
+        ('"nsamples": 2', '"nsamples": 3', "edited or damaged"),
+        ('"format": 1', '"format": 2', "shard format 2, this version reads 1"),
+        ('"kind": "no-human"', '"kind": "unheard-of"', "not a corpus manifest"),
+        ('"shardlist"', '"shardlost"', "not a corpus manifest"),
+        ("{", "", "not a corpus manifest"),
+    ],
+)
+def test_a_changed_manifest_is_told(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in MANIFEST.to_json()
+    (tmp_path / "manifest.json").write_text(MANIFEST.to_json().replace(old, new, 1))
+    with pytest.raises(UserError, match=says) as caught:
+        Manifest.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_manifest_no_corpus(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="finish packing it"):
+        Corpus.open(tmp_path)
+    with pytest.raises(UserError, match="check the path"):
+        Corpus.open(tmp_path / "nowhere")
+
+
+def test_a_table_that_does_not_fit_is_told(tmp_path: Path, make_corpus) -> None:
+    root = make_corpus(tmp_path / "tiny", 4)
+    assert len(Corpus.open(root)) == 4
+    table = root / "samples.jsonl.zst"
+    data = bytearray(table.read_bytes())
+    data[len(data) // 2] ^= 1
+    table.write_bytes(data)
+    with pytest.raises(UserError, match="does not fit the digest"):
+        Corpus.open(root)
+    table.unlink()
+    with pytest.raises(UserError, match="missing"):
+        Corpus.open(root)
