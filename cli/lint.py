@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
+
+from understudy.shards.remote import parse_address
 
 
 @dataclass(frozen=True)
 class Lint:
     """Re-read every byte of a corpus. Lists what is wrong, a finding a line; exit status 1 if there is any."""
 
-    corpus: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
-    """The corpus folder."""
+    corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
+    """The corpus: a folder, s3://bucket/prefix or https://host/path."""
     decode: bool = False
     """Decode every frame too."""
 
@@ -23,7 +24,7 @@ class Lint:
         """Do it."""
         from understudy.shards.lint import lint
 
-        report = lint(self.corpus, decode=self.decode)
+        report = lint(parse_address(self.corpus), decode=self.decode)
         for finding in report.findings:
             print(finding)
         print(f"{self.corpus}: {report.summary}")

@@ -8,13 +8,15 @@ from typing import Annotated
 
 import tyro
 
+from understudy.shards.remote import parse_address
+
 
 @dataclass(frozen=True)
 class Preview:
     """Draw a contact sheet: a row a sample, spread over the classes; columns are frames in time."""
 
-    corpus: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
-    """The corpus folder."""
+    corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
+    """The corpus: a folder, s3://bucket/prefix or https://host/path."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """A .png picture, or one .html file in which the clips play."""
     rows: int = 12
@@ -30,5 +32,6 @@ class Preview:
         """Do it."""
         from understudy.shards.preview import preview
 
-        preview(self.corpus, self.out, rows=self.rows, columns=self.columns, height=self.height, seed=self.seed)
+        corpus = parse_address(self.corpus)
+        preview(corpus, self.out, rows=self.rows, columns=self.columns, height=self.height, seed=self.seed)
         print(self.out)

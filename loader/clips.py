@@ -19,7 +19,7 @@ from understudy.loader.decode import choose_decoder
 from understudy.loader.order import GROUP, Order, check_layout, default_lanes
 from understudy.loader.philox import stream_key
 from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
-from understudy.loader.read import ShardReader
+from understudy.loader.read import OPEN_SHARDS, ShardReader
 from understudy.loader.schedule import Schedule
 from understudy.loader.views import Clip, Draw, Views, draw_training
 from understudy.shards.errors import UserError
@@ -79,14 +79,16 @@ class ClipLoader:
             Order(digest, [shard.nsamples for shard in corpus.manifest.shards], seed, samples_per_step, lanes)
             for corpus, digest in zip(corpora, digests)
         ]
+        at_once = [order.shards_at_once(world_size) for order in self._orders]
+        self._room = room_ahead([Demand(corpus, shards) for corpus, shards in zip(corpora, at_once)])
         self._feeds = [
             Feed(
                 corpus=corpus,
-                reader=ShardReader(corpus),
+                reader=ShardReader(corpus, min(shards, OPEN_SHARDS)),
                 decoder=choose_decoder(decoder),
                 draw=partial(_draw, corpus, clip, views, stream_key("views", digest, seed)),
             )
-            for corpus, digest in zip(corpora, digests)
+            for corpus, digest, shards in zip(corpora, digests, at_once)
         ]
         self._settings: dict[str, Any] = {
             "version": STATE_VERSION,
@@ -99,8 +101,6 @@ class ClipLoader:
             # Half a digest is enough to tell corpora apart, and keeps the state small.
             "sources": [{"digest": d[:32], "weight": s.weight} for d, s in zip(digests, sources)],
         }
-        demands = [Demand(corpus, order.shards_at_once(world_size)) for corpus, order in zip(corpora, self._orders)]
-        self._room = room_ahead(demands)
         self._sample_shape = (1, views.count, 3, clip.frames, clip.size, clip.size)
         self._rank, self._world_size = rank, world_size
         self._threads = default_threads() if threads is None else threads

@@ -22,7 +22,7 @@ from understudy.loader.batch import (
 from understudy.loader.clips import check_batch
 from understudy.loader.decode import choose_decoder
 from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
-from understudy.loader.read import ShardReader
+from understudy.loader.read import OPEN_SHARDS, ShardReader
 from understudy.loader.views import Clip, Draw, EvalViews, draw_evaluation
 from understudy.shards.manifest import Corpus
 
@@ -52,12 +52,17 @@ class EvalLoader:
         max_consecutive_failures: int = 100,
     ) -> None:
         samples_per_step = check_batch(batch_size, views.clips * views.crops, rank, world_size)
-        self._feed = Feed(corpus, ShardReader(corpus), choose_decoder(decoder), partial(_draw, corpus, clip, views))
-        self._sample_shape = (views.clips, views.crops, 3, clip.frames, clip.size, clip.size)
         self._per_batch = samples_per_step // world_size
         smallest = max(1, min((shard.nsamples for shard in corpus.manifest.shards), default=1))
         at_once = min(math.ceil(self._per_batch * (prefetch + 1) / smallest) + 1, len(corpus.manifest.shards))
         self._room = room_ahead([Demand(corpus, at_once)])
+        self._feed = Feed(
+            corpus=corpus,
+            reader=ShardReader(corpus, min(at_once, OPEN_SHARDS)),
+            decoder=choose_decoder(decoder),
+            draw=partial(_draw, corpus, clip, views),
+        )
+        self._sample_shape = (views.clips, views.crops, 3, clip.frames, clip.size, clip.size)
         self._rank, self._world_size = rank, world_size
         self._threads = default_threads() if threads is None else threads
         self._prefetch = prefetch

@@ -25,13 +25,14 @@ class _OpenShard:
 
 
 class ShardReader:
-    """Reads samples of one corpus; may be used from several threads. At most 64 shards stay open.
+    """Reads samples of one corpus; may be used from several threads. At most `open_shards` shards stay open.
 
     A shard of a corpus that lies elsewhere is fetched if it is not in the cache, and stays there while it is open.
     """
 
-    def __init__(self, corpus: Corpus) -> None:
+    def __init__(self, corpus: Corpus, open_shards: int = OPEN_SHARDS) -> None:
         self.corpus = corpus
+        self._open_shards = open_shards
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
         self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
@@ -77,7 +78,7 @@ class ShardReader:
         opened = _OpenShard(self.corpus.open_shard(number, stop))  # without the lock: others may read meanwhile
         with self._lock:
             shard = self._shards.setdefault(number, opened)
-            while len(self._shards) > OPEN_SHARDS:
+            while len(self._shards) > self._open_shards:
                 self._shards.popitem(last=False)
             return shard
 

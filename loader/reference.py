@@ -17,6 +17,7 @@ from av.video.reformatter import ColorRange, Interpolation
 from numpy.typing import NDArray
 
 from understudy.loader.request import Request
+from understudy.shards.container import open_container
 
 # Frames are resized as many at a time as have about this many pixels, so that what lies between stays in the cache.
 CACHED_PIXELS = 1 << 14
@@ -108,7 +109,7 @@ def _mp4_frames(request: Request, wanted: NDArray[np.int32]) -> NDArray[np.uint8
     """
     frames = np.empty((len(wanted), request.height, request.width, 3), np.uint8)
     try:
-        with av.open(io.BytesIO(request.payload[0]), "r", metadata_errors="ignore") as container:
+        with open_container(io.BytesIO(request.payload[0])) as container:
             stream = next(iter(container.streams.video), None)
             decoder = stream.codec_context if stream else None
             if stream is None or decoder is None:

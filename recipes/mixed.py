@@ -6,6 +6,7 @@ humans. A config is a function below; every value can be set on the command line
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -36,8 +37,8 @@ from understudy.shards.manifest import Corpus
 
 @dataclass(frozen=True)
 class MixedConfig:
-    """Everything the main job depends on. Corpora are folders made by `understudy pack`; where none is named, the
-    demo corpora are made under OUT/corpora.
+    """Everything the main job depends on. Corpora are what `understudy pack` made: folders, or addresses such as
+    s3://bucket/prefix and https://host/path; where none is named, the demo corpora are made under OUT/corpora.
     """
 
     vit: ViTConfig
@@ -46,13 +47,13 @@ class MixedConfig:
     stage2: Stage
     stride: int
     """Stored frames from one frame of a clip to the next."""
-    mae_corpora: tuple[Path, ...] = ()
+    mae_corpora: tuple[str, ...] = ()
     """Corpora of stage 1."""
-    align_corpora: tuple[Path, ...] = ()
+    align_corpora: tuple[str, ...] = ()
     """Corpora of stage 2."""
-    probe_train: Path | None = None
+    probe_train: str | None = None
     """Corpus that the linear probe is trained on."""
-    probe_val: Path | None = None
+    probe_val: str | None = None
     """Corpus that it is tested on."""
     mae_weights: tuple[float, ...] = ()
     """Share of steps for each corpus of stage 1; by default its share of the samples."""
@@ -327,3 +328,7 @@ if __name__ == "__main__":
         main(command_line(sys.argv[1:]))
     except UserError as error:
         sys.exit(f"mixed: {error}")
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        sys.exit("mixed: no space left on the disk; make room and run the same command again, it goes on where it was")

@@ -29,10 +29,12 @@ from understudy.recipes.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
+from understudy.recipes.ledger import Ledger, add_skipped, global_ids
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 
 ENCODER = "encoder.safetensors"
+LEDGER = "ledger.json"
 NO_CLIPS = torch.empty(0, dtype=torch.uint8)
 
 
@@ -118,7 +120,8 @@ def train_stage(
     save_every: int,
     compiled: bool,
 ) -> StageReport:
-    """Train `module` for `stage.steps` steps on `loader`; encoder weights end in `out/NAME/encoder.safetensors`.
+    """Train `module` for `stage.steps` steps on `loader`. Encoder weights end in `out/NAME/encoder.safetensors`, what
+    they were trained on in `out/NAME/ledger.json`.
 
     `loss_of(model, batch, generator)` gives the scalar loss; `generator` is seeded by the step alone. Killed at any
     moment and called again with the same arguments, it goes on from the last checkpoint, on CPU to the same bits.
@@ -134,11 +137,14 @@ def train_stage(
     groups = parameter_groups(module, weight_decay=stage.weight_decay, layer_decay=stage.layer_decay, depth=depth)
     optimizer = torch.optim.AdamW(groups, lr=stage.rate, betas=stage.betas, fused=True)
     report = StageReport(steps=0, samples=0, seconds=0.0, data_seconds=0.0, skipped=0, final_loss=math.nan)
+    ledger = Ledger()
     checkpoint = latest_checkpoint(folder)
     if checkpoint is not None:
         module.load_state_dict(checkpoint.model)
         loader.load_state_dict(checkpoint.state["loader"])
         report = StageReport(**checkpoint.state["report"])
+        ledger = Ledger(**checkpoint.state["ledger"])
+    skipped_before = ledger.skipped
     if compiled:
         module.compile()
     model, prepared = accelerator.prepare(module, optimizer)
@@ -193,6 +199,10 @@ def train_stage(
                 f"{name}: the loss is not finite at step {first + bad + 1} (source {taken[bad].source}, samples "
                 f"{sorted(set(taken[bad].ids.tolist()))}); lower the rate or look at those samples"
             )
+        for batch, ids in zip(taken, global_ids(accelerator, taken, stage.views)):
+            ledger.record(batch.source, ids)
+        if skipped:
+            ledger.skipped = add_skipped(skipped_before, loader)
         seconds = time.perf_counter() - interval
         report = StageReport(
             steps=first + steps,
@@ -225,12 +235,13 @@ def train_stage(
                 Checkpoint(
                     model=module.state_dict(),
                     optimizer=flatten_optimizer(optimizer),
-                    state={"report": asdict(report), "loader": loader.state_dict()},
+                    state={"report": asdict(report), "ledger": asdict(ledger), "loader": loader.state_dict()},
                 ),
             )
     bar.close()
     if accelerator.is_main_process:
         save_tensors(folder / ENCODER, module.encoder.state_dict())
+        write_atomic(folder / LEDGER, (json.dumps(asdict(ledger), indent=1) + "\n").encode())
         write_atomic(done, (json.dumps(asdict(report), indent=1) + "\n").encode())
         remove_checkpoints(folder)
     accelerator.wait_for_everyone()

@@ -100,16 +100,13 @@ class Cache:
                     return descriptor
                 part = self._lock_part(blob)
                 if part is not None:
-                    descriptor = self._download(blob, part, stop)
+                    descriptor = self._download(blob, part, began, stop)
                     if descriptor is not None:
                         return descriptor
             except OSError as error:
                 raise self._no_use(error) from None
             if not patience_s:
                 return None
-            failed_s, failure = self._failures.get(blob.sha256, (0.0, None))
-            if failure is not None and failed_s > began:
-                raise type(failure)(str(failure))  # it was waited for: trying it all once more takes too long
             if part is not None and time.monotonic() - began > patience_s:
                 raise UserError(
                     f"{self.folder}: no room for {blob.remote.name}, all of the {self.limit / 1e9:.3g} GB is in use; "
@@ -119,12 +116,15 @@ class Cache:
                 raise StoppedError
             time.sleep(POLL_S)
 
-    def _download(self, blob: Blob, part: int, stop: threading.Event | None) -> int | None:
+    def _download(self, blob: Blob, part: int, began: float, stop: threading.Event | None) -> int | None:
         """Fill the locked `part`; its descriptor under its final name, or None where there is no room."""
+        failed_s, failure = self._failures.get(blob.sha256, (0.0, None))
         path = self._path(blob)
         partial = path.with_name(f"{blob.sha256}.part")
         kept = False
         try:
+            if failure is not None and failed_s > began:  # while we waited: trying it all once more takes too long
+                raise type(failure)(str(failure))
             if path.exists():  # another finished it before we had the lock
                 return None
             if not self._reserve(blob, part):

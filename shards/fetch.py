@@ -13,11 +13,12 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 from understudy.shards import s3, web
 from understudy.shards.errors import UserError
-from understudy.shards.remote import ChangedError, ExpiredError, PassingError, Remote, Reply
+from understudy.shards.remote import Address, ChangedError, ExpiredError, PassingError, Remote, Reply
 
 TRIES = 6  # in a row without progress
 PATIENCE_S = 40.0  # without progress; the attempt under way may then take its own time-out
@@ -53,6 +54,11 @@ def fetch(blob: Blob, sink: BinaryIO, stop: threading.Event | None = None) -> No
         words = _fetch_once(blob, sink, stop)
     if words is not None:
         raise UserError(f"{blob.remote}: {words}, twice; it is damaged or was replaced: upload the corpus again")
+
+
+def read_address(address: Address) -> bytes:
+    """A small file of unknown size and digest, wherever it is. Raises FileNotFoundError or MissingError without it."""
+    return address.read_bytes() if isinstance(address, Path) else fetch_text(address)
 
 
 def fetch_text(remote: Remote) -> bytes:
@@ -94,9 +100,10 @@ def _download(remote: Remote, size: int | None, sink: BinaryIO, stop: threading.
                 _read(reply, body, size, stop)
             finally:
                 reply.close()
-            if size is None or body.position == size:
+            whole = size if size is not None else reply.length and reply.start + reply.length
+            if not whole or body.position == whole:
                 return body.finish()
-            raise PassingError(f"the connection ended after {body.position} of {size} bytes")
+            raise PassingError(f"the connection ended after {body.position} of {whole} bytes")
         except PassingError as error:
             patience.wait(error, body.progress(), time.monotonic() - attempt)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 from understudy.shards.manifest import Codec, Kind, Manifest
+from understudy.shards.remote import Address
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Info:
     made_by: str
 
 
-def describe(root: Path) -> Info:
-    """The figures of the corpus in folder `root`, from its manifest alone. Raises UserError where there is none."""
+def describe(root: Address) -> Info:
+    """The figures of the corpus at `root`, from its manifest alone. Raises UserError where there is none."""
     manifest = Manifest.load(root)
     size = sum(shard.filesize for shard in manifest.shards)
     return Info(

@@ -19,6 +19,7 @@ from av.stream import Disposition
 from numpy.typing import NDArray
 
 from understudy.shards.color import Converter, turns_sideways, upright
+from understudy.shards.container import open_container
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.timing import Timeline, resample
 
@@ -53,7 +54,7 @@ def read_video(source: Source, *, fps: float, short_side: int) -> Iterator[NDArr
     rate = Fraction(fps).limit_denominator(100_000)
     # "file:" keeps a name with a colon or a dash from being taken for something else.
     try:
-        container = av.open(f"file:{source.path}", "r", options=OPTIONS, metadata_errors="ignore")
+        container = open_container(f"file:{source.path}", OPTIONS)
     except (FFmpegError, ValueError) as error:
         raise RefusedError(f"cannot be decoded: {_reason(error)}") from None
     with container:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mmap
+import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -17,10 +18,13 @@ import crc32c
 import zstandard
 from tqdm import tqdm
 
+from understudy.shards.cache import default_cache
 from understudy.shards.errors import UserError
+from understudy.shards.fetch import Blob, read_address
 from understudy.shards.frames import check_payload, decode_frames
 from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, decode_samples
 from understudy.shards.plan import WORK
+from understudy.shards.remote import Address, MissingError, Remote
 from understudy.shards.tarshard import Entry, index_text, read_entries, sidecar
 
 THREADS = 8  # hashing, checksums and decoding let go of the interpreter
@@ -35,15 +39,15 @@ class Report:
     summary: str
 
 
-def lint(root: Path, *, decode: bool = False, progress: bool = True) -> Report:
-    """Re-read the corpus in folder `root`, and with `decode` decode every frame.
+def lint(root: Address, *, decode: bool = False, progress: bool = True) -> Report:
+    """Re-read the corpus at `root`, through the cache if it lies elsewhere, and with `decode` decode every frame.
 
     Raises UserError where there is no corpus at all.
     """
     try:
         manifest = Manifest.load(root)
     except UserError as error:
-        if not (root / MANIFEST).exists():
+        if not (isinstance(root, Path) and (root / MANIFEST).exists()):
             raise
         return Report((str(error),), (), "1 finding")
     findings = list(_lint_manifest(root, manifest))
@@ -69,7 +73,7 @@ def lint(root: Path, *, decode: bool = False, progress: bool = True) -> Report:
         bar = tqdm(results, total=len(manifest.shards), desc="lint", unit="shard", disable=None if progress else True)
         findings.extend(finding for found in bar for finding in found)
     refused = root / REFUSED
-    named = refused.exists() and refused.stat().st_size > 0
+    named = isinstance(refused, Path) and refused.exists() and refused.stat().st_size > 0
     notes = (f"{REFUSED} names sources; leave it out when you publish the corpus",) if named else ()
     return Report(tuple(findings), notes, _summary(manifest, findings))
 
@@ -83,11 +87,13 @@ def _summary(manifest: Manifest, findings: Sequence[str]) -> str:
     )
 
 
-def _lint_manifest(root: Path, manifest: Manifest) -> Iterator[str]:
-    if (root / MANIFEST).read_bytes() != manifest.to_json().encode():
+def _lint_manifest(root: Address, manifest: Manifest) -> Iterator[str]:
+    if read_address(root / MANIFEST) != manifest.to_json().encode():
         yield f"{MANIFEST}: not written as this version writes it"
     if sum(manifest.per_class) != manifest.nsamples or len(manifest.per_class) != len(manifest.classes):
         yield f"{MANIFEST}: its counts per class do not add up to its samples"
+    if isinstance(root, Remote):
+        return  # what else lies there is not known without a right to list it
     listed = {name for shard in manifest.shards for name in (shard.url, shard.index)}
     for path in sorted(root.iterdir()):
         if path.suffix in (".tar", ".idx", ".tmp") and path.name not in listed:
@@ -96,11 +102,11 @@ def _lint_manifest(root: Path, manifest: Manifest) -> Iterator[str]:
         yield f"{WORK}: left by a packer that was killed at the very end; run the same pack command again"
 
 
-def _load_samples(root: Path, manifest: Manifest) -> list[Sample]:
+def _load_samples(root: Address, manifest: Manifest) -> list[Sample]:
     """The sample table. Raises ValueError where it is not the one that the manifest names."""
     try:
-        data = (root / SAMPLES).read_bytes()
-    except FileNotFoundError:
+        data = read_address(root / SAMPLES)
+    except (FileNotFoundError, MissingError):
         raise ValueError("missing") from None
     if len(data) != manifest.samples_filesize:
         raise ValueError(f"{len(data)} bytes, the manifest says {manifest.samples_filesize}")
@@ -129,21 +135,30 @@ def _lint_table(manifest: Manifest, samples: Sequence[Sample]) -> Iterator[str]:
 
 
 def _lint_shard(
-    root: Path, manifest: Manifest, shard: Shard, rows: Sequence[Sample] | None, decode: bool
+    root: Address, manifest: Manifest, shard: Shard, rows: Sequence[Sample] | None, decode: bool
 ) -> Iterator[str]:
     path = root / shard.url
     try:
-        if path.stat().st_size == 0:
-            yield "empty"
-            return
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            yield from _lint_tar(root, manifest, shard, data, rows, decode)
+        with _open_shard(path, shard) as file:
+            if os.fstat(file.fileno()).st_size == 0:
+                yield "empty"
+                return
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                yield from _lint_tar(root, manifest, shard, data, rows, decode)
     except OSError as error:
         yield f"can't be read ({error.strerror})"
+    except UserError as error:
+        yield str(error)
+
+
+def _open_shard(path: Address, shard: Shard) -> BinaryIO:
+    if isinstance(path, Path):
+        return path.open("rb")
+    return os.fdopen(default_cache().open(Blob(path, shard.filesize, shard.sha256)), "rb")
 
 
 def _lint_tar(
-    root: Path, manifest: Manifest, shard: Shard, data: mmap.mmap, rows: Sequence[Sample] | None, decode: bool
+    root: Address, manifest: Manifest, shard: Shard, data: mmap.mmap, rows: Sequence[Sample] | None, decode: bool
 ) -> Iterator[str]:
     if len(data) != shard.filesize:
         yield f"{len(data)} bytes, the manifest says {shard.filesize}"
@@ -155,7 +170,7 @@ def _lint_tar(
         yield str(error)
         return
     try:
-        if (root / shard.index).read_bytes() != index_text(entries).encode():
+        if read_address(root / shard.index) != index_text(entries).encode():
             yield f"{shard.index} does not fit the shard"
     except OSError as error:
         yield f"{shard.index} can't be read ({error.strerror})"

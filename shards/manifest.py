@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from understudy.shards.cache import Cache, default_cache
 from understudy.shards.errors import UserError
-from understudy.shards.fetch import Blob, fetch_text
+from understudy.shards.fetch import Blob, read_address
 from understudy.shards.files import write_atomic
 from understudy.shards.remote import Address, MissingError, Remote, parse_address
 
@@ -126,21 +126,21 @@ class Manifest:
     def load(root: Address) -> Manifest:
         """Read and check `root/manifest.json`.
 
-        Raises UserError where there is none, it is of another format version, or its digest does not fit.
+        Raises UserError where it is of another format version or its digest does not fit, MissingError without one.
         """
         path = root / MANIFEST
         try:
-            if isinstance(path, Path):
-                return Manifest.parse(path.read_bytes(), path)
+            text = read_address(path)
             try:
-                return Manifest.parse(fetch_text(path), path)
-            except MissingError:
-                raise
-            except UserError:  # nobody knows its size and digest before, so that damage on the way shows here only
-                return Manifest.parse(fetch_text(path), path)
+                return Manifest.parse(text, path)
+            except UserError:
+                if isinstance(path, Path):
+                    raise
+                # Nobody knew its size and digest before, so that damage on the way shows here only.
+                return Manifest.parse(read_address(path), path)
         except (FileNotFoundError, MissingError):
             hint = "finish packing it" if isinstance(root, Path) and root.is_dir() else "check the path"
-            raise UserError(f"{root}: no {MANIFEST} there, so it is not a corpus; {hint}") from None
+            raise MissingError(f"{root}: no {MANIFEST} there, so it is not a corpus; {hint}") from None
 
     @staticmethod
     def parse(text: bytes, path: Address) -> Manifest:
@@ -225,6 +225,8 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
 
 def decode_samples(data: bytes) -> list[Sample]:
     """The inverse of `encode_samples`. Raises ValueError, KeyError or zstandard.ZstdError on damaged bytes."""
+    if not data:
+        raise ValueError("empty")  # on which the decompressor would wait for ever
     with zstandard.ZstdDecompressor().stream_reader(data) as reader:
         text = io.TextIOWrapper(reader, encoding="utf-8")
         rows = [cast("dict[str, Any]", json.loads(line)) for line in text]

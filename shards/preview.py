@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.frames import decode_frames
 from understudy.shards.manifest import MEMBERS, Corpus
+from understudy.shards.remote import Address
 from understudy.shards.tarshard import read_spans
 
 PLAYED_S = 10
@@ -41,8 +43,8 @@ class Clip:
         return f"{self.frames} frames, {self.seconds:.1f} s"
 
 
-def preview(root: Path, out: Path, *, rows: int, columns: int, height: int, seed: int) -> None:
-    """Write a contact sheet of the corpus in folder `root` to `out`, a .png or .html file.
+def preview(root: Address, out: Path, *, rows: int, columns: int, height: int, seed: int) -> None:
+    """Write a contact sheet of the corpus at `root` to `out`, a .png or .html file.
 
     Shows `rows` samples, the same number of each class as far as that goes, drawn with `seed`. In a picture each
     is a row of `columns` frames spread over its time; on a page its first ten seconds play at the corpus's rate.
@@ -93,13 +95,15 @@ def choose_samples(labels: NDArray[np.int64], count: int, seed: int) -> list[int
 def _read_clip(corpus: Corpus, sample: int, shown: Sequence[int], height: int) -> Clip:
     manifest = corpus.manifest
     payload = [extension for extension in MEMBERS[manifest.codec] if extension != "json"]
-    path = corpus.shard_path(int(corpus.shard[sample]))
+    number = int(corpus.shard[sample])
     count = int(corpus.frames[sample])
     try:
-        members = dict(zip(payload, read_spans(path, corpus.spans[sample].tolist())))
+        with os.fdopen(corpus.open_shard(number), "rb") as file:
+            members = dict(zip(payload, read_spans(file, corpus.spans[sample].tolist())))
         decoded = islice(decode_frames(members, manifest.codec, count), max(shown) + 1)
         pictures = {number: _scaled(frame, height) for number, frame in enumerate(decoded) if number in shown}
     except (OSError, ValueError) as error:
+        path = corpus.root / manifest.shards[number].url
         raise UserError(
             f"{path}: sample {corpus.keys[sample]} can't be shown ({error}); run `understudy lint`"
         ) from None

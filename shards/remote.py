@@ -127,7 +127,7 @@ class Reply:
 
 def connection_failed(remote: Remote, host: str, error: Exception) -> Exception:
     """What to raise for an `error` that came before any answer. The libraries' own texts may hold whole addresses."""
-    text = str(error)
+    text = f"{error} {getattr(error, 'kwargs', {}).get('error', '')}"  # botocore keeps the cause there
     if "CERTIFICATE_VERIFY_FAILED" in text:
         return UserError(f"{remote}: the certificate of {host} is not trusted; set SSL_CERT_FILE or AWS_CA_BUNDLE")
     for sign, words in _CONNECTION_SIGNS.items():

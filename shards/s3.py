@@ -124,7 +124,7 @@ def put(remote: Remote, path: Path, md5: bytes) -> None:
         _call("put_object", remote, settings, silence_s=STORING_S)
 
 
-def _call(operation: str, remote: Remote, settings: dict[str, Any], silence_s: float = SILENCE_S) -> dict[str, Any]:
+def _call(operation: str, remote: Remote, settings: dict[str, Any], silence_s: float | None = None) -> dict[str, Any]:
     """One request. Raises UserError, PassingError or ChangedError, whose texts hold no credentials."""
     from botocore.exceptions import (  # pyright: ignore[reportMissingTypeStubs]
         BotoCoreError,
@@ -134,7 +134,7 @@ def _call(operation: str, remote: Remote, settings: dict[str, Any], silence_s: f
     )
 
     bucket, _, key = remote.url.removeprefix("s3://").partition("/")
-    client = _client(silence_s)
+    client = _client(silence_s or SILENCE_S)
     try:
         return getattr(client, operation)(Bucket=bucket, Key=key, **settings)
     except ClientError as error:
@@ -179,7 +179,7 @@ def _denial_hint(client: Any) -> str:
 
     if client.meta.config.signature_version is UNSIGNED:
         return "no credentials were found: set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return "these credentials may not read it (or it is not there and they may not list); check AWS_PROFILE"
+    return "check AWS_PROFILE, the key, its secret and its rights (without the right to list, it may just not be there)"
 
 
 def _failed(remote: Remote, client: Any, error: Exception) -> Exception:

@@ -181,14 +181,13 @@ _PLAIN: dict[str, object] = {
 }
 
 
-def read_spans(path: Path, spans: Iterable[tuple[int, int]]) -> list[bytes]:
-    """The bytes at each (offset, size) of a shard. Raises ValueError where the file ends too soon."""
+def read_spans(file: BinaryIO, spans: Iterable[tuple[int, int]]) -> list[bytes]:
+    """The bytes at each (offset, size) of an open shard. Raises ValueError where it ends too soon."""
     pieces: list[bytes] = []
-    with path.open("rb") as file:
-        for offset, size in spans:
-            file.seek(offset)
-            piece = file.read(size)
-            if len(piece) != size:
-                raise ValueError(f"{path}: ends before byte {offset + size}")
-            pieces.append(piece)
+    for offset, size in spans:
+        file.seek(offset)
+        piece = file.read(size)
+        if len(piece) != size:
+            raise ValueError(f"it ends before byte {offset + size}")
+        pieces.append(piece)
     return pieces

@@ -21,10 +21,10 @@ from understudy.shards.remote import (
 
 
 @functools.cache
-def _pool(proxy: str | None) -> Any:
+def _pool(proxy: str | None, silence_s: float) -> Any:
     import urllib3
 
-    timeout = urllib3.Timeout(connect=CONNECT_S, read=SILENCE_S)
+    timeout = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)
     settings: dict[str, Any] = {"timeout": timeout, "retries": retries, "maxsize": 16}
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
@@ -49,7 +49,7 @@ def get(remote: Remote, start: int, etag: str | None) -> Reply:
         headers["If-Match"] = etag
     url = f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe='/%')}"
     try:
-        stream = _pool(proxy).request("GET", url, headers=headers, preload_content=False)
+        stream = _pool(proxy, SILENCE_S).request("GET", url, headers=headers, preload_content=False)
     except urllib3.exceptions.LocationParseError:
         raise UserError(f"{remote}: not an address; use https://host/path") from None
     except urllib3.exceptions.HTTPError as error:

@@ -60,6 +60,30 @@ def videos() -> Path:
     return VIDEOS
 
 
+@pytest.fixture
+def s3_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., None]:
+    """A function (endpoint, key, secret, token) that points boto3 there for this test, whatever the machine has."""
+    from understudy.shards import s3
+
+    def point(endpoint: str, key: str = "SOMEKEYID", secret: str = "somesecret", token: str | None = None) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        values = {
+            "AWS_ENDPOINT_URL": endpoint,
+            "AWS_ACCESS_KEY_ID": key,
+            "AWS_SECRET_ACCESS_KEY": secret,
+            "AWS_CONFIG_FILE": str(tmp_path / "no-config"),
+            "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "no-credentials"),
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "NO_PROXY": "127.0.0.1",
+        }
+        for name, value in {**values, **({"AWS_SESSION_TOKEN": token} if token else {})}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setattr(s3, "_clients", {})
+
+    return point
+
+
 @pytest.fixture(scope="session")
 def make_corpus() -> MakeCorpus:
     """A function (path, samples, ...) that packs synthetic clips and returns the corpus folder."""

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import understudy.loader.read as read
 from understudy.loader.read import ShardReader
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
@@ -29,13 +28,10 @@ def test_members_come_back_whole_and_in_order(corpus: Corpus) -> None:
             assert member == data[offset : offset + size]
 
 
-def test_few_shards_stay_open_though_many_threads_read(
-    build: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(read, "OPEN_SHARDS", 3)
+def test_few_shards_stay_open_though_many_threads_read(build: Callable[..., Corpus], tmp_path: Path) -> None:
     corpus = build(tmp_path / "many", [1] * 40, frames=1)
     before = open_files()
-    reader = ShardReader(corpus)
+    reader = ShardReader(corpus, 3)
     with ThreadPoolExecutor(8) as pool:
         assert all(reason is None for _, reason in pool.map(reader.read, list(range(40)) * 10))
     assert open_files() - before <= 3

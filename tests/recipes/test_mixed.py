@@ -129,6 +129,7 @@ def test_killed_and_restarted_gives_the_same_bits(stage: str, finished: Path, co
     for name in ("stage1", "stage2", "stage2-only"):
         weights = (name, "encoder.safetensors")
         assert out.joinpath(*weights).read_bytes() == finished.joinpath(*weights).read_bytes()
+        assert (out / name / "ledger.json").read_bytes() == (finished / name / "ledger.json").read_bytes()
 
 
 def test_two_ranks_train_on_the_same_samples_as_one(finished: Path, corpora: Path, tmp_path: Path) -> None:
@@ -144,6 +145,12 @@ def test_two_ranks_train_on_the_same_samples_as_one(finished: Path, corpora: Pat
     one, two = metrics(finished), metrics(out)
     # The same clips, masks and start: only the order of float additions differs.
     assert [row[:2] for row in one if row[0] != "stage2-only"] == [row[:2] for row in two]
+    for name in ("stage1", "stage2"):
+        ledger = json.loads((out / name / "ledger.json").read_text())
+        assert ledger == json.loads((finished / name / "ledger.json").read_text())
+        assert ledger["steps"] == 12
+        assert sum(ledger["seen"].values()) == 12 * 8 / {"stage1": 2, "stage2": 1}[name]
+        assert ledger["skipped"] == {}
     for (_, step, a), (_, _, b) in zip(one, two):
         assert b == pytest.approx(a, rel=2e-2 if step > 4 else 1e-4)
 

@@ -123,7 +123,8 @@ def rewrite(root: Path, change: Callable[[Sample, Members], Sample]) -> None:
         contents: list[tuple[str, Members]] = []
         own = [row for row in rows if row.shard == number]
         for i, row in enumerate(own):
-            members = dict(zip(order, read_spans(root / shard.url, [row.members[ext] for ext in order])))
+            with (root / shard.url).open("rb") as file:
+                members = dict(zip(order, read_spans(file, [row.members[ext] for ext in order])))
             own[i] = change(row, members)
             contents.append((own[i].key, members))
         written, entries = write_shard(root / shard.url, contents)

@@ -11,10 +11,10 @@ import math
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 import pytest
 
+from understudy.shards.container import open_container
 from understudy.shards.ingest import read_video
 from understudy.shards.sources import RefusedError, Source
 
@@ -49,7 +49,7 @@ def expected_counts(row: Row) -> set[int]:
     constant = row["fps"] != "0/0" and Fraction(row["fps"]) <= 120 and not row["vfr"]
     if constant:
         return {max(1, math.ceil(int(row["frames"]) / Fraction(row["fps"]) * FPS))}
-    with av.open(f"file:{VIDEOS / row['file']}", metadata_errors="ignore") as container:
+    with open_container(f"file:{VIDEOS / row['file']}") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
         stamps = sorted({frame.pts * stream.time_base for frame in container.decode(stream)})

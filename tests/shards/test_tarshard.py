@@ -71,13 +71,14 @@ def test_members_come_back_from_their_spans(
     assert entries == entries_of(path)
     assert [entry.name for entry in entries] == [f"{key}.{ext}" for key, _ in samples for ext in ("json", "mp4")]
     expected = [members[ext] for _, members in samples for ext in ("json", "mp4")]
-    assert read_spans(path, [(entry.offset, entry.size) for entry in entries]) == expected
+    with path.open("rb") as file:
+        assert read_spans(file, [(entry.offset, entry.size) for entry in entries]) == expected
 
 
 def test_spans_past_the_end_raise(tmp_path: Path) -> None:
     shard, _ = write_shard(tmp_path / "a.tar", SAMPLES)
-    with pytest.raises(ValueError, match="ends before"):
-        read_spans(tmp_path / "a.tar", [(shard.filesize - 4, 5)])
+    with (tmp_path / "a.tar").open("rb") as file, pytest.raises(ValueError, match="ends before"):
+        read_spans(file, [(shard.filesize - 4, 5)])
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,8 @@ osd_pool_default_min_size = 1
 osd_pool_default_pg_num = 4
 osd_pool_default_pg_autoscale_mode = off
 osd_crush_chooseleaf_type = 0
+osd_class_update_on_start = false
+osd_crush_update_on_start = false
 mon_allow_pool_size_one = true
 mon_max_pg_per_osd = 1000
 mon_data_avail_crit = 1
@@ -56,7 +58,9 @@ pid_file =
 log_file = $folder/\$name.log
 [client.rgw]
 rgw_frontends = beast endpoint=127.0.0.1:$port
-rgw_enable_apis = s3
+rgw_enable_apis = s3, sts, iam
+rgw_s3_auth_use_sts = true
+rgw_sts_key = $(od -An -N8 -tx1 /dev/urandom | tr -d ' \n')
 rgw_run_sync_thread = false
 rgw_enable_usage_log = false
 CONF
@@ -88,9 +92,9 @@ start() {
   local key secret
   key=KEY$(od -An -N8 -tx1 /dev/urandom | tr -d ' \n' | tr a-f A-F)
   secret=$(od -An -N20 -tx1 /dev/urandom | tr -d ' \n')
-  for _ in $(seq 300); do
+  for _ in $(seq 600); do
     if (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; then
-      radosgw-admin -c "$conf" -n client.rgw user create --uid=tests --display-name=tests \
+      radosgw-admin -c "$conf" -n client.rgw user create --uid=tests --display-name=tests --caps="user-policy=*" \
         --access-key="$key" --secret-key="$secret" >>"$folder/setup.out" 2>&1
       echo "http://127.0.0.1:$port $key $secret"
       return

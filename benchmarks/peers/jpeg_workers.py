@@ -1,0 +1,14 @@
+"""torch DataLoader, simplejpeg and OpenCV on the same mjpeg shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from peers.batches import Loaded, by_workers
+from peers.jpegs import shard_frames
+from peers.pixels import filler
+from spec import Spec
+
+
+def run(spec: Spec) -> Iterator[Loaded]:
+    return by_workers(spec, filler(spec, shard_frames(spec)))

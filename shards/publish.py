@@ -1,0 +1,107 @@
+"""A corpus into a bucket: packed in a local folder, then copied; everything it consists of first, the manifest last.
+
+Until the manifest is there, there is no corpus, so that a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from understudy.shards import s3
+from understudy.shards.errors import UserError
+from understudy.shards.fetch import Patience
+from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
+from understudy.shards.pack import Reader, pack
+from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
+from understudy.shards.remote import MissingError, PassingError, Remote
+from understudy.shards.sources import Source
+
+THREADS = 4
+
+
+def pack_into_bucket(
+    sources: Sequence[Source],
+    read: Reader,
+    remote: Remote,
+    work: Path,
+    config: PackConfig,
+    *,
+    workers: int,
+    progress: bool = True,
+) -> Manifest:
+    """`pack`, to an `s3://` prefix by way of the folder `work`, which is gone at the end and otherwise goes on.
+
+    The list of what was refused names sources, so it is not copied; it ends beside `work` (`refused_list`).
+    Raises UserError as `pack` does, where the bucket can't be written to, and where another corpus lies there.
+    """
+    config = replace(config, fps=float(config.fps))
+    check(sources, config)
+    there = published(remote)
+    if there is not None:
+        if there.plan != keyed_digest(config.secret, make_plan(sources, read, config)):
+            raise UserError(f"{remote}: another corpus lies there; give another OUT, or delete it")
+        return there
+    manifest = pack(sources, read, work, config, workers=workers, progress=progress)
+    publish(work, remote, progress=progress)
+    if manifest.refused:
+        (work / REFUSED).replace(refused_list(work))
+    shutil.rmtree(work)
+    return manifest
+
+
+def refused_list(work: Path) -> Path:
+    """Where `pack_into_bucket` leaves the sources that were refused, with the reasons."""
+    return work.with_name(f"{work.name}-{REFUSED}")
+
+
+def published(remote: Remote) -> Manifest | None:
+    """The corpus that is there. Raises UserError where none could be: not `s3://`, no such bucket, no access."""
+    if not remote.url.startswith("s3://"):
+        raise UserError(f"{remote}: can't be written to; use a folder or s3://bucket/prefix")
+    try:
+        return Manifest.load(remote)
+    except MissingError:
+        return None
+
+
+def publish(root: Path, remote: Remote, *, progress: bool = True) -> None:
+    """Copy the corpus in folder `root` to `remote`, an `s3://` prefix; what is there already is not sent again.
+
+    Raises UserError where another corpus lies there or the store does not take it. Run again, it goes on.
+    """
+    manifest, there = Manifest.load(root), published(remote)
+    if there is not None and there.digest != manifest.digest:
+        raise UserError(f"{remote}: another corpus lies there; give another OUT, or delete it")
+    if there is not None:
+        return
+    names = [name for shard in manifest.shards for name in (shard.url, shard.index)] + [SAMPLES]
+    with ThreadPoolExecutor(THREADS) as threads:
+        sent = threads.map(_send, [root / name for name in names], [remote / name for name in names])
+        for _ in tqdm(sent, total=len(names), desc=f"copy {manifest.name}", disable=None if progress else True):
+            pass
+    _send(root / MANIFEST, remote / MANIFEST)
+
+
+def _send(path: Path, remote: Remote) -> None:
+    size = path.stat().st_size
+    if size > s3.LARGEST_PUT:
+        raise UserError(f"{path}: over 5 GiB, more than S3 takes at once; use fewer --samples-per-shard")
+    with path.open("rb") as file:
+        md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
+    patience = Patience(remote)
+    while True:
+        began = time.monotonic()
+        try:
+            if s3.size_and_etag(remote) != (size, md5.hexdigest()):
+                s3.put(remote, path, md5.digest())
+            return
+        except PassingError as error:
+            patience.wait(error, elapsed=time.monotonic() - began)

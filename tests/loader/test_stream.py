@@ -1,0 +1,310 @@
+"""Training and evaluation from corpora that lie elsewhere: the same batches, whatever the network does."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
+
+from understudy.loader import Batch, Clip, ClipLoader, EvalLoader, EvalViews, LoaderSource, Views
+from understudy.loader import prefetch as prefetching
+from understudy.loader.order import Order
+from understudy.loader.prefetch import fetch_ahead
+from understudy.shards import fetch as fetching
+from understudy.shards import remote as remotes
+from understudy.shards import web
+from understudy.shards.cache import Cache
+from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus
+
+CLIP, VIEWS = Clip(4, 2, 16), Views(2, scale=(0.5, 1.0))
+
+
+@pytest.fixture(scope="module")
+def served(build: Callable[..., Corpus], tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
+    root = tmp_path_factory.mktemp("served")
+    build(root / "tiny", [5, 9, 8, 7, 10, 3, 8])
+    build(root / "long", [4] * 40, name="long", frames=4)
+    with FaultServer(root) as server:
+        yield server
+
+
+@pytest.fixture
+def server(served: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
+    served.set(None)
+    for module in (web, remotes):
+        monkeypatch.setattr(module, "SILENCE_S", 0.3)
+    monkeypatch.setattr(fetching, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(fetching, "WATCHED_S", 0.4)
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.02)
+    return served
+
+
+def elsewhere(server: FaultServer, folder: Path, name: str = "tiny", limit: int = 10**9) -> Corpus:
+    return Corpus.open(f"{server.address}/{name}", Cache(folder, limit))
+
+
+def here(server: FaultServer, name: str = "tiny") -> Corpus:
+    assert isinstance(server.backend, Path)
+    return Corpus.open(server.backend / name)
+
+
+def loader(corpus: Corpus, **settings: Any) -> ClipLoader:
+    settings = {"batch_size": 16, "seed": 3, "threads": 2, **settings}
+    return ClipLoader([LoaderSource(corpus)], CLIP, VIEWS, **settings)
+
+
+def take(made: ClipLoader, n: int) -> list[Batch]:
+    with made:
+        return [next(made) for _ in range(n)]
+
+
+def digest(batches: list[Batch]) -> str:
+    """Of the consumed sequence: which samples, whether they could be used, and their pixels."""
+    sha = hashlib.sha256()
+    for batch in batches:
+        for part in (batch.ids, batch.labels, batch.ok, batch.clips):
+            sha.update(part.numpy().tobytes())
+    return sha.hexdigest()
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_the_batches_are_those_of_the_local_corpus(server: FaultServer, tmp_path: Path, world_size: int) -> None:
+    for rank in range(world_size):
+        ranked = {"rank": rank, "world_size": world_size}
+        streamed = take(loader(elsewhere(server, tmp_path / "cache"), **ranked), 15)
+        assert digest(streamed) == digest(take(loader(here(server), **ranked), 15))
+    assert len(server.downloads()) == 7, "each shard came once"
+
+
+def test_a_warm_epoch_reads_no_network(server: FaultServer, tmp_path: Path) -> None:
+    take(loader(elsewhere(server, tmp_path / "cache")), 8)
+    corpus = elsewhere(server, tmp_path / "cache")
+    server.set(None)
+    take(loader(corpus), 8)
+    assert server.requests == []
+
+
+TABLE = {
+    "reset": Fault("reset", after=20_000, times=4, path="tar$"),
+    "reset-always": Fault("reset", after=30_000, times=-1, path="tar$"),
+    "close": Fault("close", after=20_000, times=4, path="tar$"),
+    "503": Fault("503", times=4, path="tar$"),
+    "500": Fault("500", times=4, path="tar$"),
+    "stall": Fault("stall", after=20_000, times=2, path="tar$"),
+    "slow": Fault("slow", rate=500_000, times=-1, path="tar$"),
+    "flip": Fault("flip", after=20_000, times=1, path="tar$"),
+    "short": Fault("short", after=20_000, times=4, path="tar$"),
+    "no-length": Fault("no-length", after=20_000, times=4, path="tar$"),
+    "replaced-by-itself": Fault("replaced", after=20_000, path="000003.tar$", replacement="/tiny/tiny-000003.tar"),
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_recoverable_faults_leave_no_trace_in_what_is_trained_on(
+    server: FaultServer, tmp_path: Path, name: str
+) -> None:
+    server.set(TABLE[name])
+    made = loader(elsewhere(server, tmp_path / "cache"))
+    streamed = take(made, 7)
+    assert any(request.fault for request in server.requests)
+    assert digest(streamed) == digest(take(loader(here(server)), 7))
+    assert made.skipped == {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault("503", times=-1, path="tar$"), r"tiny-00000\d\.tar: the server answers 503; gave up after \d tries"),
+        (Fault("stall", times=-1, path="tar$"), r"tiny-00000\d\.tar: no byte came for 0 s; gave up after \d tries"),
+        (Fault("flip", after=9, times=-1, path="tar$"), r"tar: its bytes do not fit the digest in the manifest, twice"),
+        (Fault("denied", times=-1, path="tar$"), r"tiny-00000\d\.tar: access denied"),
+        (
+            Fault("replaced", after=9, times=-1, path="tar$", replacement="/long/long-000000.tar"),
+            r"tar: (it has \d+ bytes|its bytes do not fit).*, twice",
+        ),
+    ],
+    ids=lambda value: value.mode if isinstance(value, Fault) else "",
+)
+def test_others_end_the_job_in_one_line(server: FaultServer, tmp_path: Path, fault: Fault, words: str) -> None:
+    server.set(fault)
+    began = time.monotonic()
+    with loader(elsewhere(server, tmp_path / "cache")) as made, pytest.raises(UserError, match=words) as error:
+        next(made)
+    assert time.monotonic() - began < 5
+    assert "\n" not in str(error.value)
+    assert "understudy-loader" not in " ".join(thread.name for thread in threading.enumerate())
+
+
+def test_a_shard_that_is_missing_is_named_when_it_is_its_turn(server: FaultServer, tmp_path: Path) -> None:
+    corpus = elsewhere(server, tmp_path / "cache")
+    path = here(server).shard_path(2)
+    data = path.read_bytes()
+    path.unlink()
+    try:
+        with loader(corpus) as made, pytest.raises(UserError, match=r"tiny-000002\.tar: missing, though the manifest"):
+            for _ in range(7):
+                next(made)
+    finally:
+        path.write_bytes(data)
+
+
+def test_the_first_batch_waits_for_its_own_shards_only_and_later_ones_hardly(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    corpus = elsewhere(server, tmp_path / "cache", "long")
+    server.set(Fault("slow", rate=300_000, times=-1))  # about 0.1 s a shard
+    with loader(corpus, batch_size=4) as made:
+        next(made)
+        assert len(server.downloads()) < 16, "2 lanes: a group of 4 shards each, and what was begun meanwhile"
+        waited = made.wait_seconds
+        for _ in range(79):
+            time.sleep(0.03)  # a step of training
+            next(made)
+        assert made.wait_seconds - waited < 1, "40 shards take 4 s"
+    assert len(server.downloads()) == 40
+
+
+def test_resuming_goes_on_in_the_middle_with_the_same_batches(server: FaultServer, tmp_path: Path) -> None:
+    corpus = elsewhere(server, tmp_path / "cache", "long")
+    whole = take(loader(here(server, "long")), 12)
+    with loader(corpus) as made:
+        for _ in range(5):
+            next(made)
+        state = made.state_dict()
+    with loader(corpus) as resumed:
+        next(resumed)
+        resumed.load_state_dict(state)
+        assert digest([next(resumed) for _ in range(7)]) == digest(whole[5:])
+
+
+def test_closing_in_the_middle_of_downloads_is_quick(server: FaultServer, tmp_path: Path) -> None:
+    corpus = elsewhere(server, tmp_path / "cache", "long")
+    server.set(Fault("slow", rate=20_000, times=-1, path="^(?!.*(0|1|2|3)[.]tar)"))
+    made = loader(corpus, batch_size=4, lanes=1)
+    next(made)
+    time.sleep(0.2)
+    began = time.monotonic()
+    made.close()
+    assert time.monotonic() - began < 2
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_a_cache_too_small_for_what_is_read_at_once_is_refused_before_a_step(
+    server: FaultServer, tmp_path: Path
+) -> None:
+    corpus = elsewhere(server, tmp_path / "cache", "long", limit=400_000)
+    words = r"but the 32 shards read at once and those under way take .* GB at once; set UNDERSTUDY_CACHE_LIMIT"
+    with pytest.raises(UserError, match=words):
+        loader(corpus)
+    with loader(corpus, batch_size=2, lanes=1) as made:
+        next(made)
+
+
+def test_a_small_cache_is_never_overfull_and_the_batches_are_the_same(server: FaultServer, tmp_path: Path) -> None:
+    sizes = [shard.filesize for shard in here(server, "long").manifest.shards]
+    limit = 10 * max(sizes)
+    corpus = elsewhere(server, tmp_path / "cache", "long", limit=limit)
+    expected = take(loader(here(server, "long"), batch_size=2, lanes=1), 170)
+    made = loader(corpus, batch_size=2, lanes=1)
+    with made:
+        streamed = []
+        for _ in range(170):
+            streamed.append(next(made))
+            held = [path.stat().st_size for path in (tmp_path / "cache").iterdir() if path.exists()]
+            assert sum(held) <= limit + max(sizes), "listed while it changes"
+    assert digest(streamed) == digest(expected)
+    assert len(server.downloads()) <= 1.15 * 40 * 170 / 160
+
+
+def test_what_the_disk_of_the_cache_damages_is_fetched_again(server: FaultServer, tmp_path: Path) -> None:
+    take(loader(elsewhere(server, tmp_path / "cache")), 7)
+    for path in (tmp_path / "cache").iterdir():
+        if path.stat().st_size > 50_000:
+            with path.open("r+b") as file:
+                file.seek(5_000)
+                file.write(b"rotten" * 1000)
+    server.set(None)
+    made = loader(elsewhere(server, tmp_path / "cache"))
+    assert digest(take(made, 7)) == digest(take(loader(here(server)), 7))
+    assert made.skipped == {}
+    assert server.downloads()
+
+
+def test_evaluation_streams_every_sample_once(server: FaultServer, tmp_path: Path) -> None:
+    def run(corpus: Corpus) -> list[torch.Tensor]:
+        return [torch.cat([b.ids, b.clips.flatten()]) for b in EvalLoader(corpus, CLIP, EvalViews(), 8, threads=2)]
+
+    server.set(Fault("reset", after=20_000, times=4, path="tar$"))
+    streamed = run(elsewhere(server, tmp_path / "cache"))
+    for a, b in zip(streamed, run(here(server)), strict=True):
+        assert torch.equal(a, b)
+    assert len({request.path for request in server.downloads()}) == 7
+
+
+def test_plans_are_handed_on_unchanged_and_room_is_kept(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetching, "HORIZON", 50)
+    corpus = elsewhere(server, tmp_path / "cache", "long")
+    with loader(corpus) as made:
+        feed = made._feeds[0]
+    size = corpus.manifest.shards[0].filesize
+    made_so_far: list[int] = []
+
+    def plans() -> Iterator[Any]:
+        for i in range(160):
+            made_so_far.append(i)
+            yield prefetching.Plan(feed, np.array([i]), np.array([0]))
+
+    for i, plan in enumerate(fetch_ahead(plans(), 3 * size)):
+        assert plan.ids.tolist() == [i]
+        assert made_so_far[-1] - i <= 4 * 5, "no more is planned than there is room for"
+    assert len(made_so_far) == 160
+
+
+def test_a_bug_in_a_fetching_thread_reaches_the_caller(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("in a fetching thread")
+
+    corpus = elsewhere(server, tmp_path / "cache")
+    monkeypatch.setattr(Cache, "prepare", broken)
+    with loader(corpus) as made, pytest.raises(ZeroDivisionError, match="in a fetching thread"):
+        for _ in range(50):
+            next(made)
+
+
+@pytest.mark.parametrize(("ranks", "most"), [(8, 1.05), (64, 1.1)])
+def test_each_shard_is_downloaded_hardly_more_than_once(ranks: int, most: float) -> None:
+    """A whole epoch over 100,000 shards in 64 lanes, with ranks that share no cache: each has room for the groups that
+    it reads and for those that come next, and evicts what it has not used for longest.
+    """
+    shards, samples_per_step = 100_000, 2048
+    counts = np.random.default_rng(0).integers(20, 45, shards)
+    of_shard = np.repeat(np.arange(shards), counts)
+    order = Order("0" * 64, counts.tolist(), seed=0, samples_per_step=samples_per_step, lanes=64)
+    downloads = 0
+    for rank in range(ranks):
+        cache: OrderedDict[int, None] = OrderedDict()
+        room = 2 * order.shards_at_once(ranks)
+        for step in range(len(of_shard) // samples_per_step):
+            ids, _ = order.step(step, rank, ranks)
+            for shard in np.unique(of_shard[ids]).tolist():
+                downloads += shard not in cache
+                cache[shard] = None
+                cache.move_to_end(shard)
+            while len(cache) > room:
+                cache.popitem(last=False)
+    print(f"{ranks} ranks: {downloads / shards:.4f} downloads a shard")
+    assert 0.99 <= downloads / shards <= most

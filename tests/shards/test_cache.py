@@ -1,0 +1,296 @@
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
+
+from understudy.shards import cache as caching
+from understudy.shards.cache import Cache, default_cache, parse_size
+from understudy.shards.errors import UserError
+from understudy.shards.fetch import Blob, StoppedError
+from understudy.shards.remote import MissingError, Remote
+
+SIZE = 50 * 4096  # whole blocks, so that the limit can be checked to the byte
+SHARDS = 12
+HELPER = Path(__file__).parents[1] / "helpers" / "read_through_cache.py"
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultServer]:
+    root = tmp_path_factory.mktemp("shards")
+    for i in range(SHARDS):
+        (root / f"{i}.tar").write_bytes(np.random.default_rng(i).bytes(SIZE))
+    with FaultServer(root) as server:
+        yield server
+
+
+@pytest.fixture
+def blobs(bucket: FaultServer) -> list[Blob]:
+    bucket.set(None)
+    assert isinstance(bucket.backend, Path)
+    digests = [hashlib.sha256((bucket.backend / f"{i}.tar").read_bytes()).hexdigest() for i in range(SHARDS)]
+    return [Blob(Remote(f"{bucket.address}/{i}.tar"), SIZE, digest) for i, digest in enumerate(digests)]
+
+
+def content(cache: Cache, blob: Blob) -> bytes:
+    with os.fdopen(cache.open(blob), "rb") as file:
+        return file.read()
+
+
+def good(cache: Cache, blob: Blob) -> bool:
+    return hashlib.sha256(content(cache, blob)).hexdigest() == blob.sha256
+
+
+def held(folder: Path) -> int:
+    """Bytes that the cache takes on disk, by size or by blocks, whichever is more.
+
+    Counted under the lock without which nothing may grow: else a file that is renamed or replaced while the folder is
+    listed would be counted twice.
+    """
+    with (folder / "accounts").open() as accounts:
+        fcntl.flock(accounts, fcntl.LOCK_EX)
+        total = 0
+        for entry in os.scandir(folder):
+            with suppress(FileNotFoundError):  # a part that came to nothing
+                total += max(entry.stat().st_size, entry.stat().st_blocks * 512)
+        return total
+
+
+def test_a_second_opening_reads_no_network_also_under_another_address(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob]
+) -> None:
+    cache = Cache(tmp_path / "cache", 10 * SIZE)
+    assert good(cache, blobs[0])
+    assert good(Cache(tmp_path / "cache", 10 * SIZE), blobs[0])
+    assert good(cache, Blob(Remote("https://nowhere.invalid/moved.tar"), SIZE, blobs[0].sha256))
+    assert len(bucket.requests) == 1
+
+
+def test_many_that_want_the_same_shard_download_it_once(tmp_path: Path, bucket: FaultServer, blobs: list[Blob]) -> None:
+    bucket.set(Fault("slow", rate=1_000_000, times=-1))
+    caches = [Cache(tmp_path, 10 * SIZE) for _ in range(4)]
+    with ThreadPoolExecutor(12) as pool:
+        assert all(pool.map(good, caches * 3, [blobs[0]] * 12))
+    assert len(bucket.requests) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([blobs[0].sha256, "accounts"])
+
+
+def test_the_least_recently_used_goes_first_and_the_limit_holds(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob]
+) -> None:
+    cache = Cache(tmp_path, 3 * SIZE)
+    for i in (0, 1, 2, 0, 3):
+        assert good(cache, blobs[i])
+        time.sleep(0.01)
+        assert held(tmp_path) <= 3 * SIZE
+    assert {path.name for path in tmp_path.iterdir()} == {blobs[i].sha256 for i in (0, 2, 3)} | {"accounts"}
+
+
+def test_what_is_open_and_what_is_not_its_own_is_never_evicted(tmp_path: Path, blobs: list[Blob]) -> None:
+    (tmp_path / "notes.txt").write_bytes(bytes(10 * SIZE))
+    (tmp_path / "data.part").write_bytes(b"mine")
+    cache = Cache(tmp_path, 2 * SIZE)
+    descriptor = cache.open(blobs[0])
+    for blob in blobs[1:]:
+        assert good(cache, blob)
+    assert (tmp_path / blobs[0].sha256).exists()
+    assert hashlib.sha256(os.pread(descriptor, SIZE, 0)).hexdigest() == blobs[0].sha256
+    os.close(descriptor)
+    assert (tmp_path / "notes.txt").exists()
+    assert (tmp_path / "data.part").exists()
+
+
+def test_with_all_of_it_in_use_it_waits_then_says_so(
+    tmp_path: Path, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caching, "PATIENCE_S", 0.5)
+    cache = Cache(tmp_path, 2 * SIZE)
+    first, second = cache.open(blobs[0]), cache.open(blobs[1])
+    with pytest.raises(
+        UserError, match=r"no room for 2\.tar, all of the 0\.00041 GB is in use; set UNDERSTUDY_CACHE_L"
+    ):
+        cache.open(blobs[2])
+    cache.prepare(blobs[2], threading.Event())  # gives way at once
+    threading.Timer(0.2, os.close, [first]).start()
+    assert good(cache, blobs[2])
+    os.close(second)
+
+
+def test_a_limit_below_what_is_needed_is_refused_with_the_figure(tmp_path: Path, blobs: list[Blob]) -> None:
+    cache = Cache(tmp_path, SIZE - 1)
+    with pytest.raises(UserError, match=r"0\.000205 GB, but 0\.tar take 0\.000205 GB .*UNDERSTUDY_CACHE_LIMIT"):
+        cache.open(blobs[0])
+    with pytest.raises(UserError, match=r"but the 40 shards read at once take 3 GB at once; set UNDERSTUDY_CACHE_LI"):
+        cache.require(3 * 10**9, "the 40 shards read at once")
+
+
+def test_a_failed_download_leaves_nothing_and_all_who_wait_hear_of_it_at_once(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob]
+) -> None:
+    cache = Cache(tmp_path, 10 * SIZE)
+    with pytest.raises(MissingError):
+        cache.open(Blob(Remote(f"{bucket.address}/none.tar"), SIZE, "0" * 64))
+    bucket.set(Fault("slow", rate=1_000_000, times=-1))
+    other = Blob(blobs[0].remote, SIZE, "1" * 64)
+
+    def fail(_: int) -> str:
+        with pytest.raises(UserError) as error:
+            cache.open(other)
+        return str(error.value)
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all("do not fit the digest" in words for words in pool.map(fail, range(6)))
+    assert len(bucket.downloads("/0.tar")) == 2, "not each of them tried by itself"
+    assert [path.name for path in tmp_path.iterdir()] == ["accounts"]
+    fail(0)
+    assert len(bucket.downloads("/0.tar")) == 4, "what failed once may be tried again later"
+
+
+def test_orphans_are_removed_and_parts_in_work_are_not(tmp_path: Path, bucket: FaultServer, blobs: list[Blob]) -> None:
+    (tmp_path / ("a" * 64 + ".part")).write_bytes(bytes(SIZE))
+    cache = Cache(tmp_path, 2 * SIZE)
+    assert [path.name for path in tmp_path.iterdir()] == ["accounts"]
+    bucket.set(Fault("slow", rate=400_000, times=1))
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(good, cache, blobs[0])
+        part = tmp_path / f"{blobs[0].sha256}.part"
+        while not part.exists() or not part.stat().st_size:
+            time.sleep(0.001)
+        for blob in blobs[1:4]:
+            assert good(cache, blob)
+            assert held(tmp_path) <= 2 * SIZE
+        assert slow.result()
+    assert len(bucket.downloads("/0.tar")) == 1
+
+
+def test_a_cut_file_is_fetched_again_and_a_damaged_one_when_asked(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob]
+) -> None:
+    cache = Cache(tmp_path, 2 * SIZE)
+    assert good(cache, blobs[0])
+    os.truncate(tmp_path / blobs[0].sha256, 1000)
+    assert good(cache, blobs[0])
+    assert len(bucket.requests) == 2
+    assert not cache.discard_if_damaged(blobs[0])
+    with (tmp_path / blobs[0].sha256).open("r+b") as file:
+        file.write(b"rotten")
+    assert cache.discard_if_damaged(blobs[0])
+    assert good(cache, blobs[0])
+    assert len(bucket.requests) == 3
+
+
+def test_a_full_disk_evicts_and_then_says_so(
+    tmp_path: Path, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allocate = os.posix_fallocate
+
+    def small_disk(descriptor: int, offset: int, length: int) -> None:
+        if sum(path.stat().st_size for path in tmp_path.iterdir()) + length > 1.5 * SIZE:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(descriptor, offset, length)
+
+    monkeypatch.setattr(os, "posix_fallocate", small_disk)
+    cache = Cache(tmp_path, 100 * SIZE)
+    for blob in blobs[:4]:
+        assert good(cache, blob)
+    (tmp_path / "others").write_bytes(bytes(SIZE))
+    (tmp_path / blobs[3].sha256).unlink()
+    with pytest.raises(UserError, match="the disk of the cache is full; make room, or set UNDERSTUDY_CACHE"):
+        cache.open(blobs[5])
+
+
+def test_a_stop_ends_the_wait_for_another(tmp_path: Path, bucket: FaultServer, blobs: list[Blob]) -> None:
+    bucket.set(Fault("slow", rate=100_000, times=-1))
+    cache, stop = Cache(tmp_path, 2 * SIZE), threading.Event()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(cache.open, blobs[0], stop) for _ in range(2)]
+        time.sleep(0.3)
+        stop.set()
+        for future in waiting:
+            with pytest.raises(StoppedError):
+                future.result(timeout=2)
+    assert [path.name for path in tmp_path.iterdir()] == ["accounts"]
+
+
+@pytest.mark.parametrize("folder", ["a-file/cache", "a-file", "/proc/understudy"])
+def test_a_folder_that_can_not_be_used_is_refused_in_words(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "a-file").touch()
+    with pytest.raises(UserError, match=r"can't be used as the cache \(.*\); set UNDERSTUDY_CACHE to a folder"):
+        Cache(tmp_path / folder, SIZE)
+
+
+def test_the_environment_says_where_and_how_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_CACHE", str(tmp_path / "here"))
+    monkeypatch.setenv("UNDERSTUDY_CACHE_LIMIT", "1.5 GB")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    cache = default_cache()
+    assert (cache.folder, cache.limit, cache.downloads) == (tmp_path / "here", 1_500_000_000, 2)
+    assert default_cache() is cache
+    assert [parse_size(text) for text in ("5", "2k", "3MB", "4gb", "2T")] == [5, 2000, 3 * 10**6, 4 * 10**9, 2 * 10**12]
+    with pytest.raises(UserError, match="'lots' is no size; write it as 500GB"):
+        parse_size("lots")
+
+
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_processes_that_are_killed_leave_a_sound_cache(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob], seconds: int
+) -> None:
+    """6 processes share room for 5 shards; one is killed every second (in the short run, every half)."""
+    bucket.set(Fault("slow", rate=4_000_000, times=-1))
+    folder, limit = tmp_path / "cache", 5 * SIZE
+    listed = tmp_path / "blobs.json"
+    listed.write_text(json.dumps([(str(blob.remote), blob.size, blob.sha256) for blob in blobs]))
+    outputs: list[Path] = []
+
+    def start() -> subprocess.Popen[bytes]:
+        outputs.append(tmp_path / f"out-{len(outputs)}")
+        command = [sys.executable, str(HELPER), str(folder), str(limit), str(len(outputs)), str(listed)]
+        with outputs[-1].open("wb") as out:
+            return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+
+    processes = [start() for _ in range(6)]
+    chance, peak, kills = random.Random(0), 0, 0
+    pause = 1.0 if seconds > 10 else 0.5
+    try:
+        while not folder.exists() or sum(path.stat().st_size for path in outputs) < 20:
+            time.sleep(0.05)  # until all have started
+        end, next_kill = time.monotonic() + seconds, time.monotonic() + pause
+        while time.monotonic() < end:
+            peak = max(peak, held(folder))
+            time.sleep(0.002)
+            if time.monotonic() > next_kill:
+                which = chance.randrange(6)
+                assert processes[which].poll() is None, outputs
+                processes[which].send_signal(signal.SIGKILL)
+                processes[which].wait()
+                processes[which] = start()
+                kills, next_kill = kills + 1, next_kill + pause
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    lines = [line for path in outputs for line in path.read_text().splitlines()]
+    print(f"{len(lines)} reads, {len(bucket.downloads())} downloads, {kills} kills, peak {peak} of {limit} bytes")
+    assert set(lines) == {"ok"}, set(lines)
+    assert len(lines) > 20
+    assert kills >= 5
+    assert peak <= limit
+    Cache(folder, limit)  # the next user tidies up what a kill left
+    assert not list(folder.glob("*.part"))
+    assert held(folder) <= limit
