@@ -21,13 +21,15 @@ from understudy.shards.manifest import MEMBERS, Corpus
 
 # The loader contract: mean absolute difference and 99th percentile, in 255ths.
 MEAN, PERCENTILE_99 = 1.0, 4.0
+CONVERSION = 3.0  # mean: the coarsest conversion to RGB is half as far off, a box moved by one pixel 1.6 times as far
 
 
 class Agreement(NamedTuple):
     """How far clips are from the reference's, over all pixels, in 255ths; and whether they show the same frames.
 
     Libraries convert colours in different ways, so that the right frames may be further off than the tolerance. They
-    are the same if they are nearer to the reference's than to what it makes of the frames before or after.
+    are the same if they are not far off, and nearer to the reference's than to what it makes of the frames before or
+    after.
     """
 
     mean: float
@@ -46,7 +48,7 @@ def agreement(spec: Spec, tasks: Sequence[tuple[int, int]], clips: NDArray[np.ui
     found = Agreement(mean, percentile_99, same_frames=True)
     if not found.matches:
         others = [_difference(spec, tasks, clips, shift)[0] for shift in (-1, 1)]
-        found = found._replace(same_frames=mean < min(others))
+        found = found._replace(same_frames=mean <= CONVERSION and mean < min(others))
     return found
 
 
