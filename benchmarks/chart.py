@@ -27,7 +27,7 @@ SOURCES = {
 }
 # Rows that answer a question of ours rather than a user's; they are in the table only.
 NOT_DRAWN = ("kernel alone", "understudy native, ")
-LEFT, WIDTH, BAR, GAP, TOP = 250, 940, 9, 7, 64
+LEFT, WIDTH, BAR, GAP, TOP = 250, 940, 9, 7, 72
 OURS, PEERS = ("#f0a06a", "#c8440a"), ("#b4bcc6", "#5b6775")
 FONT = 'font-family="system-ui, sans-serif"'
 
@@ -139,14 +139,17 @@ def svg(results: Row) -> str:
                 body += _bar(row, y, scale, _colour(row, views))
                 y += BAR
             y += GAP
-    heading = f"Clips per second on {results['machine']['cores_used']} cores: {results['settings']['clip']}"
+    heading = f"Clips per second on {results['machine']['cores_used']} cores"
     legend = _legend(views, y + 20)
     return "\n".join(
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y + 40}" fill="#1f2328">',
             '<rect width="100%" height="100%" fill="#ffffff"/>',
             f'<text x="8" y="26" {FONT} font-size="15" font-weight="600">{escape(heading)}</text>',
-            f'<text x="8" y="46" {FONT} font-size="11" fill="#59636e">{escape(_about(results))}</text>',
+            *(
+                f'<text x="8" y="{44 + 15 * i}" {FONT} font-size="11" fill="#59636e">{escape(line)}</text>'
+                for i, line in enumerate((results["settings"]["clip"], _about(results)))
+            ),
             *body,
             *legend,
             "</svg>\n",

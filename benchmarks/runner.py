@@ -36,12 +36,13 @@ class Runner:
 
     def __init__(self, env: Mapping[str, str] | None = None) -> None:
         self._log = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as this object)
+        self._scratch = tempfile.TemporaryDirectory(prefix="loaders-")  # for what peers leave lying about
         self._process = subprocess.Popen(
             [sys.executable, str(HOST)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **(env or {})},
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "TMPDIR": self._scratch.name, **(env or {})},
         )
 
     def check(self, spec: Spec, videos: int) -> tuple[Tasks, NDArray[np.uint8]]:
@@ -71,6 +72,7 @@ class Runner:
                     stream.close()
         self._process.wait()
         self._log.close()
+        self._scratch.cleanup()
 
     def __enter__(self) -> Runner:
         return self

@@ -70,24 +70,30 @@ class ShardReader:
         return payload, None
 
     def _open(self, number: int, stop: threading.Event | None) -> _OpenShard:
-        with self._lock:
-            shard = self._shards.get(number)
-            if shard is not None:
-                self._shards.move_to_end(number)
-                return shard
-        opened = _OpenShard(self.corpus.open_shard(number, stop))  # without the lock: others may read meanwhile
-        with self._lock:
-            shard = self._shards.setdefault(number, opened)
-            while len(self._shards) > self._open_shards:
-                self._shards.popitem(last=False)
-            return shard
+        while True:
+            with self._lock:
+                shard = self._shards.get(number)
+                if shard is not None and not self._discarded(shard):
+                    self._shards.move_to_end(number)
+                    return shard
+            opened = _OpenShard(self.corpus.open_shard(number, stop))  # without the lock: others may read meanwhile
+            with self._lock:
+                shard = self._shards.get(number)
+                if shard is None or self._discarded(shard):
+                    self._shards[number] = shard = opened
+                while len(self._shards) > self._open_shards:
+                    self._shards.popitem(last=False)
+                if not self._discarded(shard):
+                    return shard
+
+    def _discarded(self, shard: _OpenShard) -> bool:
+        """Whether it was deleted from the cache, as damaged, after it was opened."""
+        return self.corpus.cache is not None and not os.fstat(shard.descriptor).st_nlink
 
     def _was_damaged(self, number: int) -> bool:
         """Hash a cached shard again, once; True where this disk had damaged it, so that it is fetched anew."""
         assert self.corpus.cache is not None
         with self._recheck_lock:
             if number not in self._rechecked:
-                with self._lock:
-                    self._shards.pop(number, None)
                 self._rechecked[number] = self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
             return self._rechecked[number]

@@ -12,7 +12,13 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PARTS = {"shards": set(), "loader": {"shards"}, "models": set(), "recipes": {"shards", "loader", "models"}}
+PARTS: dict[str, set[str]] = {
+    "shards": set(),
+    "loader": {"shards"},
+    "models": set(),
+    "privacy": {"shards"},
+    "recipes": {"shards", "loader", "models"},
+}
 CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 

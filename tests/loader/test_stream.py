@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -19,6 +20,7 @@ from understudy.loader import Batch, Clip, ClipLoader, EvalLoader, EvalViews, Lo
 from understudy.loader import prefetch as prefetching
 from understudy.loader.order import Order
 from understudy.loader.prefetch import fetch_ahead
+from understudy.loader.read import ShardReader
 from understudy.shards import fetch as fetching
 from understudy.shards import remote as remotes
 from understudy.shards import web
@@ -238,6 +240,35 @@ def test_what_the_disk_of_the_cache_damages_is_fetched_again(server: FaultServer
     assert digest(take(made, 7)) == digest(take(loader(here(server)), 7))
     assert made.skipped == {}
     assert server.downloads()
+
+
+def test_a_thread_that_opens_a_damaged_shard_while_another_discards_it_reads_the_new_one(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = elsewhere(server, tmp_path / "cache")
+    os.close(corpus.open_shard(4))
+    path = tmp_path / "cache" / corpus.shard_blob(4).sha256
+    damaged = bytearray(path.read_bytes())
+    damaged[1024:-2048] = bytes(len(damaged) - 3072)
+    path.write_bytes(damaged)
+
+    reader = ShardReader(corpus)
+    first, *others = [sample for sample in range(len(corpus.shard)) if corpus.shard[sample] == 4]
+    reasons: list[str | None] = []
+    threads = [threading.Thread(target=lambda s=s: reasons.append(reader.read(s)[1])) for s in others]
+    discard = Cache.discard_if_damaged
+
+    def discard_late(self: Cache, blob: Any) -> bool:
+        for thread in threads:
+            thread.start()
+        time.sleep(0.2)  # they open it, find it damaged and wait for us
+        return discard(self, blob)
+
+    monkeypatch.setattr(Cache, "discard_if_damaged", discard_late)
+    reasons.append(reader.read(first)[1])
+    for thread in threads:
+        thread.join()
+    assert reasons == [None] * (1 + len(others))
 
 
 def test_evaluation_streams_every_sample_once(server: FaultServer, tmp_path: Path) -> None:
