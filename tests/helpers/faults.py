@@ -220,8 +220,8 @@ class FaultServer:
         if mode == "trickle":
             pause, step = 0.2, 100
         for start in range(0, len(body), step):
+            request.sent += len(body[start : start + step])  # first: who has the last byte may look here at once
             handler.wfile.write(body[start : start + step])
-            request.sent += len(body[start : start + step])
             if pause and self._closing.wait(pause):
                 break
         if mode in CUTS - {"short"}:

