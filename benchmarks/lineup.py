@@ -35,12 +35,12 @@ class Entry:
         return self.peer in ("ours", "kernel")
 
 
-_NATIVE, _REFERENCE = {"decoder": "native"}, {"decoder": "reference"}
+_NATIVE, _PLAIN = {"decoder": "native"}, {"decoder": "plain"}
 _IMAGES, _VIDEO = {"graph": "images"}, {"graph": "video"}
 
 ENTRIES = (
     Entry(NATIVE, "ours", "mjpeg", (1, 4), _NATIVE),
-    Entry("understudy reference", "ours", "mjpeg", (), _REFERENCE),
+    Entry("understudy without a compiler", "ours", "mjpeg", (), _PLAIN),
     Entry(f"{NATIVE}, avx512", "ours", "mjpeg", (4,), _NATIVE, {"UNDERSTUDY_KERNEL": "avx512"}),
     Entry(f"{NATIVE}, avx2", "ours", "mjpeg", (4,), _NATIVE, {"UNDERSTUDY_KERNEL": "avx2"}),
     Entry(KERNEL, "kernel", "mjpeg", (1, 4)),
@@ -54,7 +54,7 @@ ENTRIES = (
     Entry("DALI, image decoder", "dali", "mjpeg", (4,), _IMAGES),
     Entry("DALI, video decoder", "dali", "mjpeg", (), _VIDEO),
     Entry(NATIVE, "ours", "h264", (4,), _NATIVE),
-    Entry("understudy reference", "ours", "h264", (), _REFERENCE),
+    Entry("understudy without a compiler", "ours", "h264", (), _PLAIN),
     Entry(KERNEL, "kernel", "h264", (4,)),
     Entry(PYAV, "pyav", "h264"),
     Entry("DataLoader + torchcodec", "torchcodec", "h264"),

@@ -1,8 +1,8 @@
-"""`understudy info`: what a corpus holds."""
+"""`understudy info`: what a corpus holds, and what decodes here."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 import tyro
@@ -12,16 +12,27 @@ from understudy.shards.remote import parse_address
 
 @dataclass(frozen=True)
 class Info:
-    """Say what is in a corpus."""
+    """Say what is in a corpus, and which decoder the loader uses on this machine."""
 
-    corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
-    """The corpus: a folder, s3://bucket/prefix or https://host/path."""
+    corpus: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CORPUS]")] = None
+    """The corpus: a folder, s3://bucket/prefix or https://host/path. Without one only the decoder is told."""
     json: bool = False
     """As one JSON object."""
 
     def run(self) -> None:
         """Print it."""
-        from understudy.shards.info import as_json, as_text, describe
+        from json import dumps
 
-        description = describe(parse_address(self.corpus))
-        print(as_json(description) if self.json else as_text(description))
+        from understudy.shards.info import as_text, describe
+
+        description = describe(parse_address(self.corpus)) if self.corpus else None
+        from understudy.loader.native import native_kernels, native_status  # takes seconds: not before an error
+
+        if self.json:
+            found = asdict(description) if description else {}
+            found |= {"decoder": native_status(), "kernels": native_kernels()}
+            print(dumps(found, indent=1, ensure_ascii=False))
+            return
+        if description:
+            print(as_text(description), end="\n\n")
+        print(f"decoder: {native_status()}")

@@ -9,14 +9,18 @@ from typing import Union
 
 import tyro
 
+from understudy.cli.audit import Audit
+from understudy.cli.card import Card
 from understudy.cli.demo import Demo
 from understudy.cli.info import Info
 from understudy.cli.lint import Lint
 from understudy.cli.pack import Pack
 from understudy.cli.preview import Preview
+from understudy.cli.profile import Profile
+from understudy.cli.remove_people import RemovePeople
 from understudy.shards.errors import UserError
 
-Verb = Union[Demo, Pack, Lint, Info, Preview]  # noqa: UP007 (tyro reads the union at run time)
+Verb = Union[Demo, Pack, RemovePeople, Lint, Info, Preview, Profile, Audit, Card]  # noqa: UP007 (tyro reads the union at run time)
 
 
 def main() -> None:

@@ -1,22 +1,29 @@
-"""`understudy pack`: a folder of class folders, or a list of files, into a corpus."""
+"""`understudy pack`: a folder of class folders, a list of files, or a data set by its name, into a corpus."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import arg
 
+from understudy.cli.remove_people import RemovalOptions
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Codec, Kind
+from understudy.shards.named import Layout, SplitName
 from understudy.shards.remote import Remote, parse_address
+from understudy.shards.workers import Engine
+
+if TYPE_CHECKING:
+    from understudy.shards.sources import Source
 
 SECRET = "~/.config/understudy/secret"  # as help shows it; XDG_CONFIG_HOME is honoured
+REMOVAL_PATIENCE_S = 1800.0
 WORK = "~/.cache/understudy-packing"  # XDG_CACHE_HOME likewise
 
 
@@ -25,10 +32,10 @@ class Pack:
     """Pack videos into a corpus of shards. Killed or out of space, run it again: it goes on where it stopped."""
 
     source: Annotated[Path, tyro.conf.Positional, arg(metavar="SOURCE")]
-    """A folder of class folders, or a text file with `path;label` a line."""
+    """A folder of class folders, a text file with `path;label` a line, or with --layout a data set's folder."""
     out: Annotated[str, tyro.conf.Positional, arg(metavar="OUT")]
     """The corpus: a new folder, or s3://bucket/prefix, to which it is copied when it is finished here."""
-    kind: Kind
+    kind: Annotated[Kind | None, arg(help_behavior_hint="(required without --layout)")] = None
     """What is in the videos: people removed, virtual people, or real people."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the name of OUT)")] = None
     """Name of the corpus, and of its shards."""
@@ -44,6 +51,18 @@ class Pack:
     """JPEG quality, 1 to 100; for h264 the comparable rate factor."""
     samples_per_shard: int = 256
     """Sources that go into one shard."""
+    layout: Layout | None = None
+    """Data set whose published split files tell which videos there are; they may lie anywhere below SOURCE."""
+    split: SplitName = "train"
+    """Which split of it."""
+    fold: Literal[1, 2, 3] = 1
+    """Which of the three splits of UCF101 and HMDB51."""
+    split_file: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: looked for in SOURCE)")] = None
+    """The file that says so, or the folder of them; also a list with `path;label` or `path;1;frames;label` a line."""
+    allow_missing: bool = False
+    """Pack what is there of a list, and count the rest as refused."""
+    frame_rate: Annotated[float | None, arg(metavar="FPS", help_behavior_hint="(required for frame folders)")] = None
+    """Frames a second of videos that are folders of pictures, which don't tell it themselves."""
     classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: from SOURCE)")] = None
     """File of class names, one a line, in label order."""
     root: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the list's own)")] = None
@@ -53,17 +72,25 @@ class Pack:
     work: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint=f"(default: in {WORK})")] = None
     """Folder to pack in before it is copied to s3://; holds the whole corpus, and is empty again at the end."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
-    """Decoding processes."""
+    """Decoding processes on this machine."""
+    engine: Engine = "local"
+    """Where videos are decoded: by processes here, or on all cores of a Ray cluster (RAY_ADDRESS) that sees them."""
+
+    remove_people: bool = False
+    """Remove people first, at each video's own size and at --fps; what can't be done safely is refused."""
+    removal: RemovalOptions = field(default_factory=RemovalOptions)
+    """With --remove-people."""
 
     def run(self) -> None:
         """Do it, and say on standard output what came of it."""
         from functools import partial
 
-        from understudy.shards.collect import collect
+        from understudy.shards.collect import MissingVideosError
+        from understudy.shards.frame_folders import read_video_or_frames
         from understudy.shards.ingest import read_video
         from understudy.shards.keys import default_secret_path, load_secret
         from understudy.shards.manifest import MANIFEST, REFUSED
-        from understudy.shards.pack import PackConfig, pack
+        from understudy.shards.pack import PATIENCE_S, PackConfig, pack
         from understudy.shards.publish import pack_into_bucket, published, refused_list
 
         out = parse_address(self.out)
@@ -71,9 +98,21 @@ class Pack:
             raise UserError("--work is for packing to s3:// only; leave it out")
         work = out if isinstance(out, Path) else self.work or default_work(out)
         workers = len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+        if self.engine == "ray" and self.workers is not None:
+            raise UserError("--workers is for this machine; with --engine ray, all cores of the cluster decode")
         if workers < 0:
             raise UserError(f"{workers} workers: say at least 1, or 0 to decode in this process")
-        sources, classes = collect(self.source, work, root=self.root, classes_file=self.classes)
+        try:
+            sources, classes, kind = self._collect(work)
+        except MissingVideosError as error:
+            if len(error.names) > MissingVideosError.SHOWN:
+                print("\n".join(error.names))  # all of them, to be kept in a file; the message has the first
+            raise
+        folders = sum(source.path is not None and source.path.is_dir() for source in sources)
+        if folders and self.frame_rate is None:
+            raise UserError(f"{folders} videos are folders of frames, which have no rate; say it with --frame-rate FPS")
+        if self.frame_rate is not None and not 0 < self.frame_rate <= 1000:
+            raise UserError(f"frame rate {self.frame_rate:g}: say how many frames a second the folders hold")
         secret_file = self.secret_file or default_secret_path()
         secret, created = load_secret(secret_file)
         if created:
@@ -82,9 +121,10 @@ class Pack:
                 "keep it to extend or remake a corpus, and don't publish it",
                 file=sys.stderr,
             )
+        record = self._removal_record(kind)
         config = PackConfig(
             name=self.name or (out.resolve() if isinstance(out, Path) else out).name,
-            kind=self.kind,
+            kind=kind,
             classes=classes,
             licence=self.licence,
             codec=self.codec,
@@ -93,19 +133,68 @@ class Pack:
             quality=self.quality,
             samples_per_shard=self.samples_per_shard,
             secret=secret,
+            removal=record,
         )
+        patience_s = PATIENCE_S
         read = partial(read_video, fps=self.fps, short_side=self.short_side)
+        if folders:
+            read = partial(read_video_or_frames, **read.keywords, source_fps=self.frame_rate)
+        if self.remove_people:
+            if folders:
+                raise UserError("people can't be removed from folders of frames yet; make videos of them first")
+            from understudy.privacy.removal import read_without_people
+
+            patience_s = REMOVAL_PATIENCE_S  # a whole shot is done before its first frame comes
+            read = partial(read_without_people, **read.keywords, removal=self.removal.removal())
         if isinstance(out, Path):
             already, listed = (out / MANIFEST).exists(), out / REFUSED
-            manifest = pack(sources, read, out, config, workers=workers)
+            manifest = pack(sources, read, out, config, workers=workers, engine=self.engine, patience_s=patience_s)
         else:
             already, listed = published(out) is not None, refused_list(work)
-            manifest = pack_into_bucket(sources, read, out, work, config, workers=workers)
+            manifest = pack_into_bucket(
+                sources, read, out, work, config, workers=workers, engine=self.engine, patience_s=patience_s
+            )
         refused = f", {manifest.refused} refused (see {listed})" if manifest.refused else ""
         print(
             f"{out}: {'already packed, ' if already else ''}{manifest.nsamples} samples "
             f"in {len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}{refused}"
         )
+
+    def _removal_record(self, kind: Kind) -> dict[str, Any] | None:
+        """How people are removed now, or were when `understudy remove-people` made SOURCE."""
+        from understudy.privacy.removal import describe, read_record
+
+        if not self.remove_people:
+            return read_record(self.source)
+        if kind != "no-human":
+            raise UserError(f"--remove-people makes videos without people; say --kind no-human, not {kind}")
+        if read_record(self.source) is not None:
+            raise UserError(f"{self.source}: people are removed from these videos already; leave out --remove-people")
+        return describe(self.removal.removal())
+
+    def _collect(self, out: Path) -> tuple[list[Source], tuple[str, ...], Kind]:
+        """What there is to pack; differences from what was published are told on standard error."""
+        from understudy.shards.collect import MissingVideosError, collect, read_classes
+        from understudy.shards.named import NAMED, find_named
+
+        if self.layout is None:
+            if self.kind is None:
+                raise UserError("say what is in the videos: --kind no-human, synthetic or real")
+            if self.split_file is not None:
+                raise UserError("--split-file is for --layout; a list of your own goes in place of SOURCE")
+            files = collect(
+                self.source, out, root=self.root, classes_file=self.classes, allow_missing=self.allow_missing
+            )
+            return *files, self.kind
+        if self.root is not None:
+            raise UserError("--root is for list files; with --layout, SOURCE is the folder of the videos")
+        classes = None if self.classes is None else read_classes(self.classes)
+        found = find_named(self.layout, self.split, self.source, self.split_file, classes, self.fold)
+        for note in found.notes:
+            print(f"understudy: {note}", file=sys.stderr)
+        if found.missing and not self.allow_missing:
+            raise MissingVideosError(f"{self.layout} {self.split}", self.source, found.missing, len(found.sources))
+        return list(found.sources), found.classes, self.kind or NAMED[self.layout].kind
 
 
 def default_work(remote: Remote) -> Path:

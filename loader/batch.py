@@ -7,23 +7,29 @@ decided in order.py and schedule.py.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from understudy.loader.memory import Memory
 from understudy.loader.read import ShardReader
-from understudy.loader.request import Decoder, Request
+from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.loader.views import Draw
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
+LEAD = 3  # batches that a GPU may be behind its program before the next is made for it, so that they do not pile up
+TOGETHER = 4  # samples that a thread reads before it decodes them: more would not stay in its cache
 PADDING = -1  # the id and label of a row that only fills up a batch of evaluation
 
 log = logging.getLogger(__name__)
@@ -51,7 +57,7 @@ class Feed:
 
     corpus: Corpus
     reader: ShardReader
-    decoder: Decoder
+    decoder: Decoder | BatchDecoder
     draw: Callable[[int, int], Draw]
 
 
@@ -64,21 +70,19 @@ class Plan:
     visits: NDArray[np.int64]
 
 
-def load_sample(
-    feed: Feed, sample: int, visit: int, out: NDArray[np.uint8], stop: threading.Event | None = None
-) -> str | None:
-    """Read, check and decode one sample into `out`, uint8 (C, K, 3, T, S, S); None, or why `out` is zeros.
+def read_sample(
+    feed: Feed, sample: int, visit: int, stop: threading.Event | None = None
+) -> tuple[list[Request], str | None]:
+    """Read and check one sample: a request for each of its windows, or none and the reason why. Padding has neither.
 
     Raises StoppedError where `stop` is set while its shard is fetched.
     """
     if sample == PADDING:
-        out[:] = 0
-        return None
-    payload, reason = feed.reader.read(sample, stop)
-    if reason is not None:
-        out[:] = 0
-        return reason
+        return [], None
     corpus, draw = feed.corpus, feed.draw(sample, visit)
+    payload, windows, reason = feed.reader.read_frames(sample, draw.windows, stop)
+    if reason is not None:
+        return [], reason
     requests = [
         Request(
             payload=payload,
@@ -89,51 +93,147 @@ def load_sample(
             width=int(corpus.width[sample]),
             height=int(corpus.height[sample]),
         )
-        for frames in draw.windows
+        for frames in windows
     ]
-    failed = [reason for reason in feed.decoder(requests, out) if reason is not None]
-    if failed:
-        out[:] = 0  # a sample counts whole or not at all
-    return failed[0] if failed else None
+    return requests, None
+
+
+def load_samples(
+    feed: Feed,
+    decoder: Decoder,
+    visits: Sequence[tuple[int, int]],
+    out: NDArray[np.uint8],
+    stop: threading.Event | None = None,
+) -> list[str | None]:
+    """Read, check and decode samples, given as id and visit, into `out`, uint8 (n, C, K, 3, T, S, S).
+
+    For each None, or why its entry is zeros.
+    """
+    read = [read_sample(feed, sample, visit, stop) for sample, visit in visits]
+    reasons = [reason for _, reason in read]
+    good = [i for i, (requests, _) in enumerate(read) if requests]
+    # All at once, as usual, or else each good one alone, since a decoder has no use for gaps.
+    runs = [range(len(read))] if len(good) == len(read) else [range(i, i + 1) for i in good]
+    windows, *shape = out.shape[1:]
+    for run in runs:
+        requests = [request for i in run for request in read[i][0]]
+        answers = decoder(requests, out[run.start : run.stop].reshape(-1, *shape))
+        for i, start in zip(run, range(0, len(answers), windows)):
+            reasons[i] = next(filter(None, answers[start : start + windows]), None)
+    for i, reason in enumerate(reasons):
+        if reason is not None or i not in good:
+            out[i] = 0  # a sample counts whole or not at all
+    return reasons
+
+
+def decode_together(
+    decoder: BatchDecoder, samples: list[Future[tuple[list[Request], str | None]]], sample_shape: tuple[int, ...]
+) -> tuple[torch.Tensor, list[str | None]]:
+    """Decode what `read_sample` read, all at once: clips uint8 (n, *sample_shape) and why which samples are zeros."""
+    clips = torch.empty((len(samples), *sample_shape), dtype=torch.uint8, device=decoder.device)
+    windows = sample_shape[0]
+    read = [sample.result() for sample in samples]
+    requests = [request for requests, _ in read for request in (requests or [None] * windows)]
+    answers = decoder.decode(requests, clips.flatten(0, 1))
+    reasons: list[str | None] = []
+    for i, (_, reason) in enumerate(read):
+        failed = [answer for answer in answers[i * windows : (i + 1) * windows] if answer is not None]
+        if failed:
+            clips[i].zero_()  # a sample counts whole or not at all
+        reasons.append(failed[0] if failed else reason)
+    return clips, reasons
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A batch with its plan and, for each sample, None or the reason why it failed. `ready`: when a GPU has it all."""
+
+    plan: Plan
+    reasons: list[str | None]
+    batch: Batch
+    ready: torch.cuda.Event | None
+
+    def take(self) -> Batch:
+        """The batch, for the caller's current stream: what comes next there waits for it, but not the caller."""
+        if self.ready is not None:
+            stream = torch.cuda.current_stream(self.batch.clips.device)
+            stream.wait_event(self.ready)
+            for tensor in (self.batch.clips, self.batch.labels, self.batch.ids, self.batch.ok):
+                tensor.record_stream(stream)  # so that its memory is not given away before that stream is done
+        return self.batch
 
 
 def load_ahead(
-    plans: Generator[Plan], sample_shape: tuple[int, ...], threads: int, prefetch: int, pin_memory: bool
-) -> Generator[tuple[Plan, torch.Tensor, list[str | None]], None, None]:
-    """The batches of `plans` in order, with `prefetch` of them under way ahead of the one that is waited for.
+    plans: Generator[Plan], sample_shape: tuple[int, ...], threads: int, prefetch: int, device: torch.device
+) -> Generator[Loaded, None, None]:
+    """The batches of `plans` in order and on `device`, `prefetch` of them under way ahead of the one waited for.
 
-    Yields the plan, its clips uint8 (n, *sample_shape) and for each sample None or the reason why it failed. What a
-    thread raises is raised here. Closing or dropping the iterator stops the threads.
+    `sample_shape` is (C, K, 3, T, S, S). What a thread raises is raised here. Closing or dropping the iterator stops
+    the threads.
     """
     pool = ThreadPoolExecutor(threads, thread_name_prefix="understudy-loader")
+    # Batches go to the device one after another, from a thread and on a stream of their own, while the caller computes.
+    delivery = ThreadPoolExecutor(1, thread_name_prefix="understudy-loader-delivery")
+    stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     stop = threading.Event()
-    under_way: deque[tuple[Plan, torch.Tensor, list[Future[str | None]]]] = deque()
+    under_way: deque[Future[Loaded]] = deque()
+    used: deque[torch.cuda.Event] = deque()  # when a GPU is done with each batch that was taken
+    memory = Memory(spare=prefetch + 2)
 
-    def finish() -> tuple[Plan, torch.Tensor, list[str | None]]:
-        plan, clips, samples = under_way.popleft()
-        return plan, clips, [sample.result() for sample in samples]
+    def start(plan: Plan) -> Future[Loaded]:
+        feed, decoder = plan.feed, plan.feed.decoder
+        visits = list(zip(plan.ids.tolist(), plan.visits.tolist()))
+        if isinstance(decoder, BatchDecoder):
+            read = [pool.submit(read_sample, feed, sample, visit, stop) for sample, visit in visits]
+            return delivery.submit(deliver, plan, partial(decode_together, decoder, read, sample_shape))
+        shape = (len(visits), *sample_shape)
+        if stream:  # torch uses it again by itself
+            clips = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        else:
+            clips = torch.as_tensor(memory.take(math.prod(shape)).reshape(shape))
+        # A few samples at a time: to take turns in the interpreter costs as much as what a sample needs of it.
+        together = min(TOGETHER, math.ceil(len(visits) / threads))
+        made = [
+            pool.submit(load_samples, feed, decoder, visits[i : i + together], clips.numpy()[i : i + together], stop)
+            for i in range(0, len(visits), together)
+        ]
+        return delivery.submit(deliver, plan, lambda: (clips, [reason for part in made for reason in part.result()]))
+
+    def deliver(plan: Plan, make: Callable[[], tuple[torch.Tensor, list[str | None]]]) -> Loaded:
+        with torch.cuda.stream(stream) if stream else nullcontext():
+            while len(used) > LEAD:
+                used.popleft().synchronize()
+            clips, reasons = make()
+            batch = collate(plan, clips, reasons, device)
+            ready = torch.cuda.Event() if stream else None
+            if ready:
+                ready.record(stream)
+            return Loaded(plan, reasons, batch, ready)
+
+    def mark_used() -> None:  # by the caller, who comes back for more
+        if stream:
+            event = torch.cuda.Event(blocking=True)
+            event.record(torch.cuda.current_stream(device))
+            used.append(event)
 
     try:
         for plan in plans:
-            clips = torch.empty((len(plan.ids), *sample_shape), dtype=torch.uint8, pin_memory=pin_memory)
-            rows = clips.numpy()
-            samples = [
-                pool.submit(load_sample, plan.feed, sample, visit, rows[i], stop)
-                for i, (sample, visit) in enumerate(zip(plan.ids.tolist(), plan.visits.tolist()))
-            ]
-            under_way.append((plan, clips, samples))
+            under_way.append(start(plan))
             if len(under_way) > prefetch:
-                yield finish()
+                yield under_way.popleft().result()
+                mark_used()
         while under_way:
-            yield finish()
+            yield under_way.popleft().result()
+            mark_used()
     finally:
         stop.set()
         plans.close()
         pool.shutdown(wait=True, cancel_futures=True)
+        delivery.shutdown(wait=True, cancel_futures=True)
 
 
 def collate(plan: Plan, clips: torch.Tensor, reasons: list[str | None], device: torch.device) -> Batch:
-    """The batch on `device`: every sample's windows and crops become rows of their own."""
+    """The batch on `device`: every sample's windows and crops become rows of their own. Waits for no copy."""
     n = len(plan.ids)
     rows = clips.flatten(0, 2)
     views = len(rows) // n
@@ -142,7 +242,8 @@ def collate(plan: Plan, clips: torch.Tensor, reasons: list[str | None], device: 
     ok = ~padding & np.array([reason is None for reason in reasons], np.bool_)
 
     def per_row(column: NDArray[np.int64] | NDArray[np.bool_]) -> torch.Tensor:
-        return torch.as_tensor(column.repeat(views), device=device)
+        values = torch.as_tensor(column.repeat(views))
+        return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
     return Batch(
         clips=rows.to(device, non_blocking=True),

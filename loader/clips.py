@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from understudy.loader.batch import Batch, Failures, Feed, Plan, collate, default_threads, load_ahead
+from understudy.loader.batch import Batch, Failures, Feed, Loaded, Plan, default_threads, load_ahead
 from understudy.loader.decode import choose_decoder
 from understudy.loader.order import GROUP, Order, check_layout, default_lanes
 from understudy.loader.philox import stream_key
@@ -26,6 +26,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
 STATE_VERSION = 1
+PREFETCH = 2  # batches under way ahead of the one that is waited for
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ClipLoader:
         rank: int = 0,
         world_size: int = 1,
         threads: int | None = None,
-        prefetch: int = 2,
+        prefetch: int = PREFETCH,
         lanes: int | None = None,
         device: torch.device | str = "cpu",
         max_consecutive_failures: int = 100,
@@ -82,13 +83,8 @@ class ClipLoader:
         at_once = [order.shards_at_once(world_size) for order in self._orders]
         self._room = room_ahead([Demand(corpus, shards) for corpus, shards in zip(corpora, at_once)])
         self._feeds = [
-            Feed(
-                corpus=corpus,
-                reader=ShardReader(corpus, min(shards, OPEN_SHARDS)),
-                decoder=choose_decoder(decoder),
-                draw=partial(_draw, corpus, clip, views, stream_key("views", digest, seed)),
-            )
-            for corpus, digest, shards in zip(corpora, digests, at_once)
+            training_feed(corpus, clip, views, seed, decoder, torch.device(device), shards)
+            for corpus, shards in zip(corpora, at_once)
         ]
         self._settings: dict[str, Any] = {
             "version": STATE_VERSION,
@@ -127,11 +123,11 @@ class ClipLoader:
     def __next__(self) -> Batch:
         started = time.perf_counter()
         try:
-            plan, clips, reasons = next(self._batches)
+            loaded = next(self._batches)
         except StopIteration:
             raise RuntimeError("this loader was closed, by close() or by an error before") from None
-        self._failures.count(plan, reasons)
-        batch = collate(plan, clips, reasons, self._device)
+        self._failures.count(loaded.plan, loaded.reasons)
+        batch = loaded.take()
         self.wait_seconds += time.perf_counter() - started
         self._step += 1
         return batch
@@ -172,11 +168,23 @@ class ClipLoader:
     ) -> None:
         self.close()
 
-    def _batches_from(self, step: int) -> Generator[tuple[Plan, torch.Tensor, list[str | None]], None, None]:
+    def _batches_from(self, step: int) -> Generator[Loaded, None, None]:
         # Nothing in here refers to this object, so that dropping it drops the iterator, which stops the threads.
         plans = training_plans(self._feeds, self._orders, self._schedule, step, self._rank, self._world_size)
         ahead = fetch_ahead(plans, self._room)
-        return load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, self._device.type == "cuda")
+        return load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, self._device)
+
+
+def training_feed(
+    corpus: Corpus, clip: Clip, views: Views, seed: int, decoder: str, device: torch.device, shards_at_once: int
+) -> Feed:
+    """A corpus and what turns its ids into random views."""
+    return Feed(
+        corpus=corpus,
+        reader=ShardReader(corpus, min(shards_at_once, OPEN_SHARDS)),
+        decoder=choose_decoder(decoder, corpus.manifest.codec, device),
+        draw=partial(_draw, corpus, clip, views, stream_key("views", corpus.manifest.digest, seed)),
+    )
 
 
 def training_plans(

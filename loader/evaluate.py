@@ -15,7 +15,6 @@ from understudy.loader.batch import (
     Failures,
     Feed,
     Plan,
-    collate,
     default_threads,
     load_ahead,
 )
@@ -59,7 +58,7 @@ class EvalLoader:
         self._feed = Feed(
             corpus=corpus,
             reader=ShardReader(corpus, min(at_once, OPEN_SHARDS)),
-            decoder=choose_decoder(decoder),
+            decoder=choose_decoder(decoder, corpus.manifest.codec, torch.device(device)),
             draw=partial(_draw, corpus, clip, views),
         )
         self._sample_shape = (views.clips, views.crops, 3, clip.frames, clip.size, clip.size)
@@ -80,10 +79,9 @@ class EvalLoader:
     def __iter__(self) -> Iterator[Batch]:
         plans = evaluation_plans(self._feed, self._per_batch, self._rank, self._world_size)
         ahead = fetch_ahead(plans, self._room)
-        pinned = self._device.type == "cuda"
-        for plan, clips, reasons in load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, pinned):
-            self._failures.count(plan, reasons)
-            yield collate(plan, clips, reasons, self._device)
+        for loaded in load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, self._device):
+            self._failures.count(loaded.plan, loaded.reasons)
+            yield loaded.take()
 
 
 def evaluation_plans(feed: Feed, per_batch: int, rank: int, world_size: int) -> Iterator[Plan]:

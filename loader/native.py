@@ -30,7 +30,10 @@ from understudy.shards.errors import UserError
 
 ABI_VERSION = 1
 FORCE = "UNDERSTUDY_KERNEL"  # environment variable: the variant to use
-HOW_TO_BUILD = "install a C++ compiler (apt-get install g++), then this package again (pip install --force-reinstall)"
+HOW_TO_BUILD = (
+    "install a C++ compiler (apt-get install g++), then this package again "
+    "(pip install --force-reinstall --no-deps --no-cache-dir)"
+)
 
 # As in kernel.h. Clips, of which there are many, are rows of int64: addresses, sizes, and width and height in one.
 FRAME = np.dtype([("data", "u8", 3), ("bytes", "i8", 3), ("stride", "i8", 3)], align=True)
@@ -55,7 +58,7 @@ IDLE_DECODERS = 64
 
 @dataclass(frozen=True)
 class _Kernel:
-    library: ctypes.CDLL
+    dll: ctypes.CDLL
     variants: tuple[str, ...]  # that this processor can run, the fastest first
     reasons: tuple[str | None, ...]
 
@@ -73,7 +76,11 @@ def decode_native(requests: Sequence[Request], out: NDArray[np.uint8]) -> list[s
 
 
 def native_status() -> str:
-    """One line: which variant of the kernel decodes here, or why it can't and how to get it."""
+    """One line: what decodes here by default, and where that is not the native kernel how to get it."""
+    if not native_kernels():
+        return f"plain, two to four times slower than the native kernel, which was not built: {HOW_TO_BUILD}"
+    if not fast_kernel():
+        return "plain; this processor has no AVX2 or NEON, without which the native kernel is slower"
     try:
         return f"native, {check_native()} kernel"
     except UserError as error:
@@ -92,9 +99,14 @@ def native_kernels() -> tuple[str, ...]:
     return kernel.variants if kernel else ()
 
 
+def fast_kernel() -> bool:
+    """Whether the kernel is here in a variant that is faster than the plain decoder, which the scalar one is not."""
+    return native_kernels()[:1] not in ((), ("scalar",))
+
+
 def set_threads(threads: int) -> None:
     """How many threads decode JPEGs at a time in this process, callers included. By default the loader's number."""
-    _loaded().library.understudy_set_threads(ctypes.c_int32(threads))
+    _loaded().dll.understudy_set_threads(ctypes.c_int32(threads))
 
 
 def _loaded() -> _Kernel:
@@ -112,25 +124,25 @@ def _load() -> _Kernel | None:
     if path is None:
         return None
     try:
-        library = ctypes.CDLL(str(path))
-        library.understudy_abi_version.restype = ctypes.c_int32
-        if library.understudy_abi_version() != ABI_VERSION:
+        dll = ctypes.CDLL(str(path))
+        dll.understudy_abi_version.restype = ctypes.c_int32
+        if dll.understudy_abi_version() != ABI_VERSION:
             return None  # left over from another version of this package
     except (OSError, AttributeError):
         return None
-    library.understudy_variant.restype = ctypes.c_char_p
-    library.understudy_reason.restype = ctypes.c_char_p
-    library.understudy_crop_frames.restype = ctypes.c_int32
-    library.understudy_decode_clips.restype = None
-    library.understudy_set_threads.restype = None
+    dll.understudy_variant.restype = ctypes.c_char_p
+    dll.understudy_reason.restype = ctypes.c_char_p
+    dll.understudy_crop_frames.restype = ctypes.c_int32
+    dll.understudy_decode_clips.restype = None
+    dll.understudy_set_threads.restype = None
     variants: list[str] = []
-    while name := library.understudy_variant(ctypes.c_int32(len(variants))):
+    while name := dll.understudy_variant(ctypes.c_int32(len(variants))):
         variants.append(name.decode())
     reasons: list[str | None] = [None]
-    while reason := library.understudy_reason(ctypes.c_int32(len(reasons))):
+    while reason := dll.understudy_reason(ctypes.c_int32(len(reasons))):
         reasons.append(reason.decode())
-    library.understudy_set_threads(ctypes.c_int32(default_threads()))
-    return _Kernel(library, tuple(variants), tuple(reasons))
+    dll.understudy_set_threads(ctypes.c_int32(default_threads()))
+    return _Kernel(dll, tuple(variants), tuple(reasons))
 
 
 def _variant(kernel: _Kernel) -> int:
@@ -169,7 +181,7 @@ def _decode_jpegs(kernel: _Kernel, requests: Sequence[Request], out: NDArray[np.
         np.int64,
     )
     reasons = np.empty(n, np.int32)
-    kernel.library.understudy_decode_clips(
+    kernel.dll.understudy_decode_clips(
         _pointer(clips),
         ctypes.c_int64(n),
         ctypes.c_int32(views),
@@ -250,7 +262,7 @@ def _crop_frames(
     flips = np.ascontiguousarray(request.flips, np.bool_)
     if (places.shape, crops.shape, flips.shape) != ((length,), (views, 4), (views,)):
         raise ValueError("the request does not fit the shape of out")
-    reason: int = kernel.library.understudy_crop_frames(
+    reason: int = kernel.dll.understudy_crop_frames(
         _pointer(table),
         ctypes.c_int32(len(frames)),
         _pointer(places),

@@ -16,6 +16,7 @@ A corpus of N samples, read B at a step:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -139,10 +140,11 @@ class Order:
     def _fresh(self, epoch: int, lane: int, start: int, end: int, begin: int, n: int) -> NDArray[np.int64]:
         """`n` ids from position `begin` on of the lane that covers positions `start` to `end` of the epoch's line."""
         starts = self._epoch(epoch).starts
-        first_shard = int(np.searchsorted(starts, start, "right")) - 1
+        # Not np.searchsorted, which lets go of the interpreter: to get it back from busy threads costs more than this.
+        first_shard = bisect_right(starts, start) - 1
         ids: list[NDArray[np.int64]] = []
         while n:
-            shard = int(np.searchsorted(starts, begin, "right")) - 1
+            shard = bisect_right(starts, begin) - 1
             group = (shard - first_shard) // self.group
             low_shard = first_shard + group * self.group
             low = max(start, int(starts[low_shard]))

@@ -1,4 +1,7 @@
-"""The encoded bytes of a sample, checked against the corpus: one pread a sample, no copy of the shard in memory."""
+"""The encoded bytes of a sample, checked against the corpus; no copy of the shard in memory.
+
+A sample is read whole, and compared with its checksum, when it is first asked for; after that, as much as is wanted.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,15 @@ import threading
 from collections import OrderedDict
 
 import crc32c
+import numpy as np
+from numpy.typing import NDArray
 
+from understudy.loader.memory import Memory
 from understudy.loader.request import Payload
 from understudy.shards.manifest import Corpus
 
 OPEN_SHARDS = 64
+SPARE_BLOCKS = 32  # of memory to read into; as many as there are threads are in use
 
 
 class _OpenShard:
@@ -35,8 +42,26 @@ class ShardReader:
         self._open_shards = open_shards
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
+        self._memory = Memory(SPARE_BLOCKS)
+        self._whole = np.zeros(len(corpus), np.bool_)  # samples whose checksum was right
         self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
         self._recheck_lock = threading.Lock()
+
+    def read_frames(
+        self, sample: int, frames: NDArray[np.int32], stop: threading.Event | None = None
+    ) -> tuple[Payload, NDArray[np.int32], str | None]:
+        """The payload of `sample` or a part that holds its `frames`, their numbers in there, and None or the reason why
+        they can't be used.
+
+        A quarter of a clip of ten seconds is what a window of 16 frames needs. Raises what `read` does.
+        """
+        if self._whole[sample] and self.corpus.manifest.codec == "mjpeg":
+            payload = self._read_part(sample, int(frames.min()), int(frames.max()), stop)
+            if payload is not None:
+                return payload, frames - frames.min(), None
+        payload, reason = self.read(sample, stop)
+        self._whole[sample] = reason is None
+        return payload, frames, reason
 
     def read(self, sample: int, stop: threading.Event | None = None) -> tuple[Payload, str | None]:
         """The payload members of `sample`, and None or the reason why they can't be used.
@@ -56,11 +81,13 @@ class ShardReader:
         end = max(offset + size for offset, size in spans)
         shard = self._open(number, stop)
         try:
-            data = memoryview(os.pread(shard.descriptor, end - start, start))
+            data = self._memory.take(end - start).data
+            held = os.preadv(shard.descriptor, [data], start)
         except OSError as error:
             return (), f"read: {os.strerror(error.errno or 0)}"
-        if len(data) != end - start:
+        if held != end - start:
             return (), "read: the shard ends early"
+        data = data.toreadonly()
         payload = tuple(data[offset - start : offset - start + size] for offset, size in spans)
         checksum = 0
         for member in payload:
@@ -68,6 +95,26 @@ class ShardReader:
         if checksum != int(self.corpus.crc32c[sample]):
             return payload, "crc32c"
         return payload, None
+
+    def _read_part(self, sample: int, first: int, last: int, stop: threading.Event | None) -> Payload | None:
+        """Frames `first` to `last` of an mjpeg sample, as if there were no others; None where that can't be had."""
+        (stream, stream_size), (index, index_size) = self.corpus.spans[sample].tolist()
+        if first < 0 or 8 * (last + 2) > index_size:
+            return None
+        shard = self._open(int(self.corpus.shard[sample]), stop)
+        try:
+            numbers = os.pread(shard.descriptor, 8 * (last - first + 2), index + 8 * first)
+            if len(numbers) != 8 * (last - first + 2):
+                return None
+            offsets = np.frombuffer(numbers, "<i8")
+            start, end = int(offsets[0]), int(offsets[-1])
+            if not 0 <= start < end <= stream_size:
+                return None
+            data = self._memory.take(end - start).data
+            held = os.preadv(shard.descriptor, [data], stream + start)
+        except OSError:
+            return None
+        return (data.toreadonly(), (offsets - start).tobytes()) if held == end - start else None
 
     def _open(self, number: int, stop: threading.Event | None) -> _OpenShard:
         while True:

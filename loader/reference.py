@@ -23,8 +23,8 @@ from understudy.shards.container import open_container
 CACHED_PIXELS = 1 << 14
 
 
-class _UndecodableError(Exception):
-    """The request's bytes are no good; the text is the reason that is counted."""
+class UndecodableError(Exception):
+    """A request's bytes are no good; the text is the reason that is counted."""
 
 
 def decode_reference(requests: Sequence[Request], out: NDArray[np.uint8]) -> list[str | None]:
@@ -33,15 +33,24 @@ def decode_reference(requests: Sequence[Request], out: NDArray[np.uint8]) -> lis
 
 
 def _decode_one(request: Request, out: NDArray[np.uint8]) -> str | None:
-    wanted, positions = np.unique(request.frames, return_inverse=True)
     try:
-        frames = _jpeg_frames(request, wanted) if request.codec == "mjpeg" else _mp4_frames(request, wanted)
-    except _UndecodableError as error:
+        frames, positions = decode_frames(request)
+    except UndecodableError as error:
         out[:] = 0
         return str(error)
     for k, (crop, flip) in enumerate(zip(request.crops.tolist(), request.flips.tolist())):
         resize_crop(frames, crop, out.shape[-1], flip).take(positions, axis=1, out=out[k], mode="clip")
     return None
+
+
+def decode_frames(request: Request) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
+    """The distinct frames of a request, uint8 (n, height, width, 3), and which of them each of its T frames is.
+
+    Raises UndecodableError.
+    """
+    wanted, positions = np.unique(request.frames, return_inverse=True)
+    frames = _jpeg_frames(request, wanted) if request.codec == "mjpeg" else _mp4_frames(request, wanted)
+    return frames, positions
 
 
 def resize_crop(frames: NDArray[np.uint8], crop: tuple[int, int, int, int], size: int, flip: bool) -> NDArray[np.uint8]:
@@ -83,12 +92,12 @@ def _jpeg_frames(request: Request, wanted: NDArray[np.int32]) -> NDArray[np.uint
     """Frames `wanted` (distinct, ascending) of an mjpeg sample: uint8 (len(wanted), height, width, 3)."""
     stream, index = request.payload
     if len(index) % 8 or len(index) < 16:
-        raise _UndecodableError("offsets: not int64 numbers")
+        raise UndecodableError("offsets: not int64 numbers")
     offsets = np.frombuffer(index, "<i8")
     if offsets[0] != 0 or offsets[-1] != len(stream) or bool((np.diff(offsets) <= 0).any()):
-        raise _UndecodableError("offsets: do not fit the frames")
+        raise UndecodableError("offsets: do not fit the frames")
     if wanted[0] < 0 or wanted[-1] >= len(offsets) - 1:
-        raise _UndecodableError("frames: fewer than the corpus says")
+        raise UndecodableError("frames: fewer than the corpus says")
     frames = np.empty((len(wanted), request.height, request.width, 3), np.uint8)
     for i, frame in enumerate(wanted.tolist()):
         jpeg = stream[int(offsets[frame]) : int(offsets[frame + 1])]
@@ -97,7 +106,7 @@ def _jpeg_frames(request: Request, wanted: NDArray[np.int32]) -> NDArray[np.uint
             _check_size(int(width), int(height), request)
             simplejpeg.decode_jpeg(jpeg, buffer=frames[i])
         except ValueError:
-            raise _UndecodableError("jpeg: does not decode") from None
+            raise UndecodableError("jpeg: does not decode") from None
     return frames
 
 
@@ -113,14 +122,14 @@ def _mp4_frames(request: Request, wanted: NDArray[np.int32]) -> NDArray[np.uint8
             stream = next(iter(container.streams.video), None)
             decoder = stream.codec_context if stream else None
             if stream is None or decoder is None:
-                raise _UndecodableError("video: no stream that can be decoded")
+                raise UndecodableError("video: no stream that can be decoded")
             _check_size(decoder.width, decoder.height, request)
             decoder.thread_count = 1  # the loader has its own threads
             decoder.options = {"err_detect": "explode"}
             packets = [packet for packet in container.demux(stream) if packet.pts is not None]
             times = sorted(packet.pts for packet in packets if packet.pts is not None)
             if wanted[0] < 0 or wanted[-1] >= len(times):
-                raise _UndecodableError("frames: fewer than the corpus says")
+                raise UndecodableError("frames: fewer than the corpus says")
             frame_numbers: list[int] = wanted.tolist()
             place = {times[number]: i for i, number in enumerate(frame_numbers)}
             keys = [i for i, packet in enumerate(packets) if packet.is_keyframe]
@@ -138,9 +147,9 @@ def _mp4_frames(request: Request, wanted: NDArray[np.int32]) -> NDArray[np.uint8
                             found += 1
                 decoder.flush_buffers()
     except (FFmpegError, ValueError):
-        raise _UndecodableError("video: does not decode") from None
+        raise UndecodableError("video: does not decode") from None
     if found != len(wanted):
-        raise _UndecodableError("video: does not decode")
+        raise UndecodableError("video: does not decode")
     return frames
 
 
@@ -163,4 +172,4 @@ def _rgb(frame: av.VideoFrame, request: Request) -> NDArray[np.uint8]:
 def _check_size(width: int, height: int, request: Request) -> None:
     """What damaged bytes claim must not be allocated, nor frames of another size be cropped."""
     if (width, height) != (request.width, request.height):
-        raise _UndecodableError("size: not what the corpus says")
+        raise UndecodableError("size: not what the corpus says")

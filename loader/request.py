@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from understudy.shards.manifest import Codec
@@ -36,3 +37,15 @@ class Request:
 # each with None, or with the reason why it failed; a failed request's entry is zeros. No bytes, however bad, make it
 # raise. It may be called from several threads at once.
 Decoder = Callable[[Sequence[Request], NDArray[np.uint8]], list[str | None]]
+
+
+@dataclass(frozen=True)
+class BatchDecoder:
+    """A decoder that is asked for whole batches, and makes them on `device`.
+
+    `decode` is as a `Decoder`, but for this: `out` is a contiguous tensor on `device`, filled in the order of the
+    current stream; a request that is None stands for zeros and no reason; one thread calls it at a time.
+    """
+
+    device: torch.device
+    decode: Callable[[Sequence[Request | None], torch.Tensor], list[str | None]]

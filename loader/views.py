@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,14 +58,20 @@ class Views:
 class EvalViews:
     """Fixed views for evaluation: `clips` windows from the first frame to the last (1: the middle one), and of each
     `crops` squares of the short side from one end of the long side to the other (1: the middle one).
+
+    With `starts` "released" window i starts at i/clips of the room, not at i/(clips - 1), and the last seconds are
+    never seen: so do PyTorchVideo up to 0.1.5, the latest on PyPI, and what was evaluated with it.
     """
 
     clips: int = 1
     crops: int = 1
+    starts: Literal["even", "released"] = "even"
 
     def __post_init__(self) -> None:
         if min(self.clips, self.crops) < 1:
             raise UserError(f"evaluation needs at least 1 clip and 1 crop, not {self}")
+        if self.starts not in ("even", "released"):
+            raise UserError(f"evaluation clips start even or as released, not {self.starts}")
 
 
 @dataclass(frozen=True)
@@ -97,7 +104,9 @@ def draw_training(
 def draw_evaluation(clip: Clip, views: EvalViews, frames: int, width: int, height: int) -> Draw:
     """The fixed windows and squares of a video of `frames` frames of `width` x `height`."""
     side = min(width, height)
-    starts = spread(max(0, frames - span(clip)), views.clips)
+    room = max(0, frames - span(clip))
+    released = views.starts == "released"
+    starts = [i * room // views.clips for i in range(views.clips)] if released else spread(room, views.clips)
     return Draw(
         windows=np.stack([window(clip, frames, start) for start in starts]),
         crops=np.array(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.models.loading import load_strictly
 from understudy.models.vit import VideoViT, ViTConfig
 
 SHARED = "shared"
@@ -39,18 +41,42 @@ class Aligner(nn.Module):
             nn.init.normal_(head.weight, std=0.01)
             nn.init.zeros_(head.bias)
 
-    def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
-        """Take a stage-1 encoder, its last norm excepted: PPMA's alignment starts with a fresh one."""
-        kept = {name: tensor for name, tensor in weights.items() if not name.startswith("norm.")}
-        missing, unexpected = self.encoder.load_state_dict(kept, strict=False)
-        if unexpected or set(missing) - {"norm.weight", "norm.bias"}:
-            raise ValueError(f"not this encoder's weights: missing {missing}, unexpected {unexpected}")
+    def load_encoder(self, weights: Mapping[str, Tensor], *, fresh_norm: bool = False) -> None:
+        """Take a stage-1 encoder; with `fresh_norm` all but its last norm, as the released PPMA code does."""
+        norm = {
+            "norm.weight": torch.ones(self.encoder.config.width),
+            "norm.bias": torch.zeros(self.encoder.config.width),
+        }
+        load_strictly(self.encoder, {**weights, **norm} if fresh_norm else weights, "the encoder to align")
 
-    def forward(self, clips: Tensor, labels: Tensor, ok: Tensor, source: str, smoothing: float) -> Tensor:
-        """Cross-entropy with label smoothing, a scalar; `clips` uint8 (N, 3, T, H, W), `labels` int64 (N,), all of
-        `source`; rows that are not `ok` add nothing.
+    def forward(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        ok: Tensor,
+        source: str,
+        smoothing: float,
+        other: Tensor | None = None,
+        share: float = 1.0,
+    ) -> Tensor:
+        """Cross-entropy of clips (N, 3, T, H, W), uint8 or normalised floats, all of `source`; a scalar. The other
+        arguments are `mixed_cross_entropy`'s.
         """
         head = self.heads[SHARED if self.shared_head else head_name(source)]
-        logits = head(self.encoder(clips))
-        per_row = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-        return (per_row * ok).mean()
+        return mixed_cross_entropy(head(self.encoder(clips)), labels, ok, smoothing, other, share)
+
+
+def mixed_cross_entropy(
+    logits: Tensor, labels: Tensor, ok: Tensor, smoothing: float, other: Tensor | None = None, share: float = 1.0
+) -> Tensor:
+    """Cross-entropy with label smoothing, a scalar: logits (N, classes), `labels` int64 (N,), `ok` bool (N,).
+
+    Where clips were mixed with the rows `other` (N,), their own labels count for `share` and the others' for the rest.
+    Rows that are not `ok`, or mixed with one that is not, add nothing; the mean is over all N nevertheless.
+    """
+    logits = logits.float()
+    loss = F.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+    if other is not None:
+        partner = F.cross_entropy(logits, labels[other], reduction="none", label_smoothing=smoothing)
+        loss, ok = share * loss + (1 - share) * partner, ok & ok[other]
+    return (loss * ok).mean()

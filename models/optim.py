@@ -5,17 +5,24 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
-def learning_rate(step: int, steps: int, peak: float, warmup: int, start: float = 1e-6, end: float = 0.0) -> float:
+def learning_rate(
+    step: int, steps: int, peak: float, warmup: int, start: float = 1e-6, end: float = 0.0, *, halved: bool = False
+) -> float:
     """Rate at `step` (0-based) of `steps`: linear from `start` to `peak` over `warmup` steps, then a continuous
-    cosine from `peak` to `end`. (The released PPMA code halves the rate when warm-up ends; this does not.)
+    cosine from `peak` to `end`.
+
+    With `halved` it is as in the released PPMA code, which divides the rate by its scale factor of 2 twice once warm-up
+    is over, and lets the cosine run over all steps: from half the peak, at the phase that warm-up has come to.
     """
     if step < warmup:
         return start + (peak - start) * step / warmup
-    phase = (step - warmup) / max(1, steps - warmup)
-    return end + (peak - end) * 0.5 * (1 + math.cos(math.pi * phase))
+    top = peak / 2 if halved else peak
+    phase = step / steps if halved else (step - warmup) / max(1, steps - warmup)
+    return end + (top - end) * 0.5 * (1 + math.cos(math.pi * phase))
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -49,3 +56,11 @@ def parameter_groups(
         )
         group["params"].append(parameter)
     return list(groups.values())
+
+
+@torch.no_grad()
+def update_average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:
+    """Exponential moving average of a module's parameters, in place: average = decay * average + (1 - decay) * now."""
+    now = dict(module.named_parameters())
+    for name, value in average.items():
+        value.lerp_(now[name], 1 - decay)

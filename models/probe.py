@@ -1,13 +1,20 @@
-"""Linear probe on cached features: the trunk is frozen by construction, since only its features come in here."""
+"""Linear probes on cached features: the trunk is frozen by construction, since only its features come in here.
+
+Also the split of a training set by which a learning rate is chosen without a look at the validation set.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
+
+BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's usual ones
 
 
 @dataclass(frozen=True)
@@ -16,31 +23,80 @@ class ProbeConfig:
 
     epochs: int = 30
     batch_size: int = 128
-    rate: float = 1e-2
+    rates: tuple[float, ...] = (1e-2,)
+    """Peak learning rates to choose from on a held-out part of the training set; a single one is taken as it is."""
     weight_decay: float = 1e-2
     seeds: int = 3
 
 
-def linear_probe(features: Tensor, labels: Tensor, held_out: Tensor, classes: int, config: ProbeConfig) -> Tensor:
-    """Train `config.seeds` linear classifiers side by side; returns logits float32 (seeds, M, classes) on `held_out`.
+def linear_probes(
+    features: Tensor, labels: Tensor, held_out: Tensor, classes: int, config: ProbeConfig, rates: tuple[float, ...]
+) -> Tensor:
+    """Train a linear classifier for each of `rates` and each of `config.seeds`, all side by side; returns their logits
+    float32 (rates, seeds, M, classes) on `held_out`.
 
     `features` (N, D) float32 with `labels` int64 (N,), and `held_out` (M, D), are standardised with the mean and
-    deviation of `features`. Deterministic on one device.
+    deviation of `features`. A probe does not depend on which others are trained beside it. Deterministic on one device.
     """
+    device, seeds = features.device, config.seeds
     mean, std = features.mean(dim=0), features.std(dim=0) + 1e-6
     train, test = (features - mean) / std, (held_out - mean) / std
-    generators = [torch.Generator().manual_seed(seed) for seed in range(config.seeds)]
+    generators = [torch.Generator().manual_seed(seed) for seed in range(seeds)]
+    # One matrix a seed holds the classifiers of all rates next to each other: (seeds, D, rates * classes).
     start = [torch.randn(train.shape[1], classes, generator=generator) * 0.01 for generator in generators]
-    weight = torch.stack(start).to(train.device).requires_grad_()
-    bias = torch.zeros(config.seeds, 1, classes, device=train.device, requires_grad=True)
-    optimizer = torch.optim.AdamW([weight, bias], lr=config.rate, weight_decay=config.weight_decay)
+    weight = torch.stack(start).repeat(1, 1, len(rates)).to(device)
+    bias = torch.zeros(seeds, 1, len(rates) * classes, device=device)
+    peak = torch.tensor(rates, device=device).repeat_interleave(classes)
+    moments = [torch.zeros_like(tensor) for tensor in (weight, weight, bias, bias)]
+    step = 0
     for epoch in range(config.epochs):
-        optimizer.param_groups[0]["lr"] = config.rate * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
-        order = torch.stack([torch.randperm(len(train), generator=generator) for generator in generators])
-        for rows in order.to(train.device).split(config.batch_size, dim=1):
-            logits = train[rows] @ weight + bias
-            loss = F.cross_entropy(logits.flatten(0, 1), labels[rows].flatten(), reduction="sum") / rows.shape[1]
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-    return (test @ weight + bias).detach()
+        rate = peak * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+        order = torch.stack([torch.randperm(len(train), generator=generator) for generator in generators]).to(device)
+        for rows in order.split(config.batch_size, dim=1):
+            step += 1
+            x = train[rows]
+            logits = torch.baddbmm(bias, x, weight).unflatten(2, (len(rates), classes))
+            # The gradient of cross-entropy with respect to logits: probabilities less the truth.
+            error = logits.softmax(dim=3).sub_(F.one_hot(labels[rows], classes).unsqueeze(2)).div_(rows.shape[1])
+            error = error.flatten(2)
+            weight.mul_(1 - rate * config.weight_decay)
+            _adam(weight, x.transpose(1, 2) @ error, moments[0], moments[1], rate, step)
+            _adam(bias, error.sum(dim=1, keepdim=True), moments[2], moments[3], rate, step)
+    logits = torch.baddbmm(bias, test.expand(seeds, -1, -1), weight)
+    return logits.unflatten(2, (len(rates), classes)).permute(2, 0, 1, 3)
+
+
+def _adam(parameter: Tensor, gradient: Tensor, first: Tensor, second: Tensor, rate: Tensor, step: int) -> None:
+    """One step of Adam in place, with a rate for each column, which torch.optim has not."""
+    first.lerp_(gradient, 1 - BETAS[0])
+    second.mul_(BETAS[1]).addcmul_(gradient, gradient, value=1 - BETAS[1])
+    deviation = (second / (1 - BETAS[1] ** step)).sqrt_().add_(EPSILON)
+    parameter.sub_(rate / (1 - BETAS[0] ** step) * first / deviation)
+
+
+def group_split(
+    labels: NDArray[np.int64], groups: NDArray[np.int64], share: float = 0.2, seed: int = 0
+) -> NDArray[np.bool_]:
+    """Which samples of a training set to hold out for tuning, bool (N,): about `share` of each class, no group torn
+    apart, every class left in training.
+
+    Groups are taken in a random order, each for the class that it has most of. Raises ValueError where no group can be
+    held out, as when every class is of a single one.
+    """
+    remaining = np.bincount(labels)
+    wanted = share * remaining
+    taken = np.zeros(len(remaining))
+    held_out = np.zeros(len(labels), np.bool_)
+    members: dict[int, list[int]] = {}
+    for row, group in enumerate(groups.tolist()):
+        members.setdefault(group, []).append(row)
+    for group in np.random.default_rng(seed).permutation(sorted(members)).tolist():
+        counts = np.bincount(labels[members[group]], minlength=len(remaining))
+        main = int(counts.argmax())
+        fits = taken[main] + counts[main] <= max(wanted[main], counts[main] if taken[main] == 0 else 0)
+        if fits and (counts[counts > 0] < remaining[counts > 0]).all():
+            held_out[members[group]] = True
+            remaining, taken = remaining - counts, taken + counts
+    if not held_out.any():
+        raise ValueError("no part of the training set can be held out to choose a rate by; give a single rate")
+    return held_out

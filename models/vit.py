@@ -1,16 +1,17 @@
 """The video transformer encoder: tubelet embedding, fixed sinusoid positions, timm's blocks, pool then norm.
 
-Its objectives live in `mae.py` and `align.py`; nothing here knows where clips come from.
+Its objectives live in `mae.py`, `align.py` and `classify.py`; nothing here knows where clips come from.
 """
 
-from __future__ import annotations
+# No `from __future__ import annotations` in this file: the Hub mixin reads the types of __init__ to rebuild a config.
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
+from huggingface_hub import PyTorchModelHubMixin
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -21,7 +22,10 @@ STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """Shape of the encoder. A clip is 3 x `frames` x `size` x `size`; a token covers `tubelet` x `patch` x `patch`."""
+    """Shape of the encoder. A clip is 3 x `frames` x `size` x `size`; a token covers `tubelet` x `patch` x `patch`.
+
+    The last three fields are PPMA's unless weights of another origin need others: see `videomae.py`.
+    """
 
     frames: int = 16
     size: int = 224
@@ -31,6 +35,12 @@ class ViTConfig:
     depth: int = 12
     heads: int = 12
     mlp_ratio: float = 4.0
+    pool: Literal["mean", "first"] = "mean"
+    """Features of a clip: the norm of the tokens' mean, or the first token of the normed ones."""
+    eps: float = 1e-6
+    """Epsilon of the blocks' LayerNorms."""
+    final_eps: float = 1e-6
+    """Epsilon of the last LayerNorm."""
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not divide."""
@@ -84,25 +94,21 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return x[torch.arange(len(x), device=x.device)[:, None], index]
 
 
-def normalise(patches: Tensor) -> Tensor:
-    """uint8 tube patches (..., 3, t, p, p) to float32 with ImageNet mean and deviation."""
-    mean = torch.tensor(MEAN, device=patches.device)[:, None, None, None] * 255
-    std = torch.tensor(STD, device=patches.device)[:, None, None, None] * 255
-    return (patches.float() - mean) / std
-
-
-def make_blocks(width: int, depth: int, heads: int, mlp_ratio: float, drop_path: float) -> nn.ModuleList:
-    """timm's pre-norm blocks with q, k, v biases, epsilon 1e-6, drop path rising linearly to `drop_path`."""
-    norm = cast("type[nn.Module]", partial(nn.LayerNorm, eps=1e-6))
+def make_blocks(
+    width: int, depth: int, heads: int, mlp_ratio: float, drop_path: float = 0.0, eps: float = 1e-6
+) -> nn.ModuleList:
+    """timm's pre-norm blocks with q, k, v biases, drop path rising linearly to `drop_path`."""
+    norm = cast("type[nn.Module]", partial(nn.LayerNorm, eps=eps))
     rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
     return nn.ModuleList(
         Block(width, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates
     )
 
 
-class VideoViT(nn.Module):
+class VideoViT(nn.Module, PyTorchModelHubMixin, library_name="understudy"):
     """ViT over tube patches without a class token. Parameter names follow timm (`patch_embed.proj`, `blocks.0`,
     `norm`); the convolution's weight is applied as a matrix product, so that only visible patches are embedded.
+    `save_pretrained`, `from_pretrained` and `push_to_hub` are the Hub mixin's: safetensors and a config.json.
     """
 
     def __init__(self, config: ViTConfig, drop_path: float = 0.0) -> None:
@@ -112,25 +118,32 @@ class VideoViT(nn.Module):
         self.patch_embed = nn.ModuleDict({"proj": nn.Conv3d(3, config.width, kernel, stride=kernel)})
         self.register_buffer("positions", sinusoid_positions(config.tokens, config.width), persistent=False)
         self.positions: Tensor
-        self.blocks = make_blocks(config.width, config.depth, config.heads, config.mlp_ratio, drop_path)
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        # ImageNet's statistics on the device, where making them anew in every step would wait for it.
+        self.register_buffer("pixel_mean", 255 * torch.tensor(MEAN).view(3, 1, 1, 1), persistent=False)
+        self.pixel_mean: Tensor
+        self.register_buffer("pixel_std", 255 * torch.tensor(STD).view(3, 1, 1, 1), persistent=False)
+        self.pixel_std: Tensor
+        self.blocks = make_blocks(config.width, config.depth, config.heads, config.mlp_ratio, drop_path, config.eps)
+        self.norm = nn.LayerNorm(config.width, eps=config.final_eps)
 
     def tokens(self, patches: Tensor, index: Tensor | None = None) -> Tensor:
-        """Run uint8 tube patches (N, M, 3, t, p, p) through the blocks; result (N, M, width), before the last norm.
-
-        `index` (N, M) says which tokens of the clip they are; None means all of them in order.
+        """Run tube patches (N, M, 3, t, p, p), uint8 or normalised floats, through the blocks; result (N, M, width),
+        before the last norm. `index` (N, M) says which tokens of the clip they are; None means all of them in order.
         """
         proj = self.patch_embed["proj"]
         assert isinstance(proj, nn.Conv3d)
-        x = F.linear(normalise(patches).flatten(2), proj.weight.flatten(1), proj.bias)
+        if not patches.is_floating_point():
+            patches = (patches.float() - self.pixel_mean) / self.pixel_std
+        x = F.linear(patches.flatten(2), proj.weight.flatten(1), proj.bias)
         x = x + (self.positions if index is None else self.positions[index])
         for block in self.blocks:
             x = block(x)
         return x
 
     def forward(self, clips: Tensor) -> Tensor:
-        """Features (N, width) of uint8 clips (N, 3, T, H, W): mean over tokens, then LayerNorm."""
-        return self.norm(self.tokens(to_patches(clips, self.config)).mean(dim=1))
+        """Features (N, width) of clips (N, 3, T, H, W), uint8 RGB or floats that are normalised already."""
+        tokens = self.tokens(to_patches(clips, self.config))
+        return self.norm(tokens.mean(dim=1)) if self.config.pool == "mean" else self.norm(tokens)[:, 0]
 
 
 def init_xavier(module: nn.Module) -> None:

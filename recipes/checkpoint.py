@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,14 @@ STATE = "state.json"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a stage needs to go on: weights, optimizer state by parameter index, and JSON values."""
+    """What a stage needs to go on: weights, optimizer state by parameter index, JSON values, and the moving average of
+    the weights, empty where none is kept.
+    """
 
     model: dict[str, Tensor]
     optimizer: dict[str, Tensor]
     state: dict[str, Any]
+    average: dict[str, Tensor]
 
 
 def flatten_optimizer(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -43,15 +47,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, keep: int = 2) -> None:
-    """Write `folder/step-NNNNNNNN` under a temporary name, fsync, rename; then delete all but the last `keep`."""
+def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, header: dict[str, str], keep: int = 2) -> None:
+    """Write `folder/step-NNNNNNNN` under a temporary name, fsync, rename; then delete all but the last `keep`.
+
+    `header` goes into the weights' file, and says what model they are of.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.tmp"
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
     temporary.mkdir()
-    save_file(checkpoint.model, temporary / "model.safetensors")
+    save_file(checkpoint.model, temporary / "model.safetensors", header)
     save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
+    save_file(checkpoint.average, temporary / "average.safetensors")
     (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1) + "\n")
     for path in temporary.iterdir():
         with path.open("rb") as file:
@@ -75,6 +83,7 @@ def latest_checkpoint(folder: Path) -> Checkpoint | None:
             model=load_file(found[-1] / "model.safetensors"),
             optimizer=load_file(found[-1] / "optimizer.safetensors"),
             state=json.loads((found[-1] / STATE).read_text()),
+            average=load_file(found[-1] / "average.safetensors"),
         )
     except Exception as error:  # safetensors raises its own type for damaged files
         raise UserError(
@@ -88,6 +97,6 @@ def remove_checkpoints(folder: Path) -> None:
         shutil.rmtree(old)
 
 
-def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], header: dict[str, str] | None = None) -> None:
     """Write one safetensors file, whole or not at all."""
-    write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_atomic(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header))

@@ -11,15 +11,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from torch import Tensor
-from tqdm import tqdm
 
-from understudy.loader import Clip, EvalLoader, EvalViews
-from understudy.models.probe import ProbeConfig, linear_probe
+from understudy.loader import Clip, EvalViews
+from understudy.models.probe import ProbeConfig
 from understudy.models.stats import paired_difference, wilson
 from understudy.models.vit import VideoViT
+from understudy.recipes.features import frozen_features
+from understudy.recipes.probing import probe_linearly
 from understudy.recipes.train import StageReport
-from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
 
@@ -30,44 +29,6 @@ class Accuracy:
     model: str
     correct: NDArray[np.float64]
     seeds: int
-
-
-@torch.no_grad()
-def extract_features(
-    accelerator: Accelerator,
-    encoder: VideoViT,
-    corpus: Corpus,
-    clip: Clip,
-    views: EvalViews,
-    *,
-    threads: int,
-    batch_size: int = 64,
-) -> tuple[Tensor, Tensor]:
-    """Features (videos, views, width) float32 of all videos in the corpus's order, and ok (videos,); on every rank."""
-    encoder = encoder.to(accelerator.device).eval()
-    per_video = views.clips * views.crops
-    features = torch.zeros(len(corpus), per_video, encoder.config.width, device=accelerator.device)
-    ok = torch.zeros(len(corpus), dtype=torch.bool, device=accelerator.device)
-    loader = EvalLoader(
-        corpus,
-        clip,
-        views,
-        batch_size=max(1, batch_size // per_video) * per_video * accelerator.num_processes,
-        device=accelerator.device,
-        rank=accelerator.process_index,
-        world_size=accelerator.num_processes,
-        threads=threads,
-    )
-    silent = None if accelerator.is_main_process else True
-    for batch in tqdm(loader, desc=f"features of {corpus.manifest.name}", disable=silent, leave=False):
-        with accelerator.autocast():
-            rows = encoder(batch.clips).float()
-        rows, ids, row_ok = accelerator.gather((rows, batch.ids, batch.ok))
-        ids, row_ok = ids[::per_video], row_ok[::per_video]
-        real = ids >= 0  # padding, which makes the last batch whole, has no id
-        features[ids[real]] = rows.view(-1, per_video, rows.shape[1])[real]
-        ok[ids[real]] = row_ok[real]
-    return features, ok
 
 
 def probe_encoder(
@@ -87,19 +48,16 @@ def probe_encoder(
     Videos that can't be decoded are left out of training, and count as wrong in validation.
     """
     started = time.perf_counter()
-    features, ok = extract_features(accelerator, encoder, train, clip, views, threads=threads)
-    held_out, held_out_ok = extract_features(accelerator, encoder, val, clip, views, threads=threads)
-    if not ok.any():
-        raise UserError(f"{train.root}: no sample can be decoded; run `understudy lint {train.root}`")
-    device = accelerator.device
-    labels = torch.from_numpy(train.label).to(device)[ok].repeat_interleave(features.shape[1])
-    logits = linear_probe(
-        features[ok].flatten(0, 1), labels, held_out.flatten(0, 1), len(train.manifest.classes), config
+    train_features, val_features = (
+        frozen_features(
+            accelerator, encoder, corpus, clip, views, level="pooled", threads=threads, cache=None, batch_size=64
+        )
+        for corpus in (train, val)
     )
-    scores = logits.view(config.seeds, len(val), -1, logits.shape[-1]).mean(dim=2)
-    right = (scores.argmax(dim=2) == torch.from_numpy(val.label).to(device)) & held_out_ok
+    scores = probe_linearly(train_features, val_features, train, config, accelerator.device)
+    right = (scores.logits.argmax(dim=2) == torch.from_numpy(val.label)) & val_features.ok
     accelerator.print(f"probed {name} in {time.perf_counter() - started:.1f} s")
-    return Accuracy(name, right.double().mean(dim=0).cpu().numpy(), config.seeds)
+    return Accuracy(name, right.double().mean(dim=0).numpy(), config.seeds)
 
 
 def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], task: str) -> list[dict[str, Any]]:

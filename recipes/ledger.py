@@ -16,39 +16,54 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from understudy.loader import Batch, ClipLoader
+from understudy.loader import Batch
+from understudy.shards.manifest import Corpus
 
 
 @dataclass
 class Ledger:
-    """`digest` is a rolling SHA-256 over every step's source and sample ids, in order; `seen` counts samples by source,
-    and `skipped`, by source and reason, those of them that could not be used.
+    """`digest` is a rolling SHA-256 over every batch's source and sample ids, in order; `seen` counts samples by
+    source, and `skipped`, by source and reason, those of them that could not be used. `corpora` says of each source
+    what kind of data it is (`kind`, `licence`, `samples`) and which (`digest`).
     """
 
+    corpora: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
     steps: int = 0
     digest: str = ""
     seen: dict[str, int] = field(default_factory=dict[str, int])
     skipped: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
 
     def record(self, source: str, ids: Tensor) -> None:
-        """Take note of one step over all ranks: int64 (n,) sample ids."""
+        """Take note of one batch over all ranks: int64 (n,) sample ids."""
         data = ids.numpy().astype("<i8").tobytes()
         self.digest = hashlib.sha256(f"{self.digest} {source} ".encode() + data).hexdigest()
         self.seen[source] = self.seen.get(source, 0) + len(ids)
-        self.steps += 1
+
+
+def describe(corpora: Sequence[Corpus]) -> dict[str, dict[str, Any]]:
+    """The ledger's `corpora`."""
+    return {
+        c.manifest.name: {
+            "kind": c.manifest.kind,
+            "licence": c.manifest.licence,
+            "samples": c.manifest.nsamples,
+            "digest": c.manifest.digest,
+        }
+        for c in corpora
+    }
 
 
 def global_ids(accelerator: Accelerator, batches: Sequence[Batch], views: int) -> Tensor:
-    """Sample ids of some steps over all ranks, int64 (steps, samples), from this rank's batches. Call on all ranks."""
+    """Sample ids of equal batches over all ranks, int64 (batches, samples), from this rank's. Call on all ranks."""
     mine = torch.stack([batch.ids[::views] for batch in batches])
     everyone = cast(Tensor, accelerator.gather(mine))
     return everyone.view(accelerator.num_processes, *mine.shape).transpose(0, 1).flatten(1).cpu()
 
 
-def add_skipped(before: dict[str, dict[str, int]], loader: ClipLoader) -> dict[str, dict[str, int]]:
-    """Skipped samples by source and reason: those before, and what all ranks' loaders count. Call on all ranks."""
+def add_skipped(before: dict[str, dict[str, int]], here: dict[tuple[str, str], int]) -> dict[str, dict[str, int]]:
+    """Skipped samples by source and reason: those before, and what all ranks count now. Call on all ranks."""
     counts = Counter({(source, reason): n for source, reasons in before.items() for reason, n in reasons.items()})
-    for rank in cast("list[dict[tuple[str, str], int]]", gather_object([loader.skipped])):
+    for rank in cast("list[dict[tuple[str, str], int]]", gather_object([here])):
         counts.update(rank)
     total: dict[str, Any] = {}
     for (source, reason), count in sorted(counts.items()):

@@ -6,20 +6,22 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from understudy.loader import Batch, ClipLoader
-from understudy.models.align import Aligner
-from understudy.models.mae import MaskedAutoencoder
-from understudy.models.optim import learning_rate, parameter_groups
+from understudy.loader import Batch
+from understudy.models.augment import Augment
+from understudy.models.loading import header
+from understudy.models.optim import learning_rate, parameter_groups, update_average
+from understudy.models.vit import ViTConfig
 from understudy.recipes.checkpoint import (
     Checkpoint,
     flatten_optimizer,
@@ -29,9 +31,11 @@ from understudy.recipes.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from understudy.recipes.ledger import Ledger, add_skipped, global_ids
+from understudy.recipes.ledger import Ledger, add_skipped, describe, global_ids
+from understudy.recipes.metrics import MetricsLog
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
+from understudy.shards.manifest import Corpus
 
 ENCODER = "encoder.safetensors"
 LEDGER = "ledger.json"
@@ -46,12 +50,38 @@ class Stage:
     batch_size: int
     views: int
     rate: float
+    """Peak learning rate."""
     warmup: int
+    """Steps over which it rises linearly from `start`."""
     weight_decay: float
     betas: tuple[float, float] = (0.9, 0.999)
     layer_decay: float = 1.0
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = False
+    start: float = 1e-6
+    """Rate of the first step."""
+    end: float = 0.0
+    """Rate that the cosine ends at."""
+    halved: bool = False
+    """The rate halves when warm-up ends, as in the released PPMA code."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which is then what the stage gives; 0 for none, 0.9999 is usual."""
+    blend: bool = False
+    """Every step takes a batch from every corpus, `batch_size` shared among them, instead of one from one of them."""
+    augment: Augment = field(default_factory=Augment)
+    """On the device, for labelled stages."""
+
+    def __post_init__(self) -> None:
+        """Refuse what can't be trained with."""
+        if self.steps < 1 or self.warmup < 0 or not 0 <= self.ema < 1:
+            raise UserError(
+                f"a stage needs at least 1 step, warm-up of 0 or more and an average's decay from 0 to under 1; "
+                f"not {self.steps}, {self.warmup} and {self.ema}"
+            )
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate of a step, counted from 0."""
+        return learning_rate(step, self.steps, self.rate, self.warmup, self.start, self.end, halved=self.halved)
 
 
 @dataclass(frozen=True)
@@ -81,35 +111,32 @@ def step_seed(*key: int | str) -> int:
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
 
 
-class MetricsLog:
-    """`metrics.jsonl`: one object a log line. Rows that a resumed stage will write again are dropped first."""
+class Batches(Protocol):
+    """What a stage trains on: an endless loader that can say where it is, ClipLoader for one."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __next__(self) -> Batch:
+        """The next batch of this rank."""
+        ...
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Forget rows of `stage` after `step`, and a last line that a kill left half-written."""
-        kept: list[str] = []
-        for line in self.path.read_text().splitlines() if self.path.exists() else []:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if row["stage"] != stage or row["step"] <= step:
-                kept.append(line + "\n")
-        write_atomic(self.path, "".join(kept).encode())
+    def state_dict(self) -> dict[str, Any]:
+        """Its place, as JSON, the same on every rank."""
+        ...
 
-    def write(self, row: dict[str, Any]) -> None:
-        """Append one row."""
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there."""
+        ...
+
+    @property
+    def skipped(self) -> dict[tuple[str, str], int]:
+        """Unusable samples of this rank by (source, reason)."""
+        ...
 
 
 def train_stage(
     accelerator: Accelerator,
     name: str,
-    module: MaskedAutoencoder | Aligner,
-    loader: ClipLoader,
+    module: nn.Module,
+    loader: Batches,
     stage: Stage,
     loss_of: Callable[[nn.Module, Batch, torch.Generator], Tensor],
     out: Path,
@@ -119,13 +146,16 @@ def train_stage(
     log_every: int,
     save_every: int,
     compiled: bool,
+    parts: int = 1,
+    corpora: Sequence[Corpus] = (),
 ) -> StageReport:
-    """Train `module` for `stage.steps` steps on `loader`. Encoder weights end in `out/NAME/encoder.safetensors`, what
-    they were trained on in `out/NAME/ledger.json`.
+    """Train `module` for `stage.steps` steps on `loader`. The weights of its `encoder` end in
+    `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`.
 
-    `loss_of(model, batch, generator)` gives the scalar loss; `generator` is seeded by the step alone. Killed at any
-    moment and called again with the same arguments, it goes on from the last checkpoint, on CPU to the same bits.
-    A stage that has finished is not run again. Raises UserError when the loss is not finite.
+    `loss_of(model, batch, generator)` gives the scalar loss; `generator` is seeded by the step and the part alone. A
+    step's gradient is that of `parts` batches, each weighing as many rows as it has. Killed at any moment and called
+    again with the same arguments, it goes on from the last checkpoint, on CPU to the same bits. A stage that has
+    finished is not run again. Raises UserError when the loss is not finite.
     """
     folder, log = out / name, MetricsLog(out / "metrics.jsonl")
     done = folder / "report.json"
@@ -134,10 +164,12 @@ def train_stage(
 
     if save_every % log_every:
         raise UserError(f"--save-every {save_every} must be a multiple of --log-every {log_every}")
+    encoder = cast(nn.Module, module.encoder)
+    about = header(cast(ViTConfig, encoder.config))
     groups = parameter_groups(module, weight_decay=stage.weight_decay, layer_decay=stage.layer_decay, depth=depth)
     optimizer = torch.optim.AdamW(groups, lr=stage.rate, betas=stage.betas, fused=True)
     report = StageReport(steps=0, samples=0, seconds=0.0, data_seconds=0.0, skipped=0, final_loss=math.nan)
-    ledger = Ledger()
+    ledger = Ledger(corpora=describe(corpora))
     checkpoint = latest_checkpoint(folder)
     if checkpoint is not None:
         module.load_state_dict(checkpoint.model)
@@ -148,15 +180,18 @@ def train_stage(
     if compiled:
         module.compile()
     model, prepared = accelerator.prepare(module, optimizer)
+    average: dict[str, Tensor] = {}
+    if stage.ema:
+        average = {key: value.detach().clone() for key, value in module.named_parameters() if value.requires_grad}
     if checkpoint is not None:
         restore_optimizer(optimizer, checkpoint.optimizer)
+        average = {key: checkpoint.average[key].to(accelerator.device) for key in average}
     if accelerator.is_main_process:
         folder.mkdir(parents=True, exist_ok=True)
         log.rewind(name, report.steps)
 
     module.train()
     generator = torch.Generator(accelerator.device)
-    batches = iter(loader)
     bar = tqdm(
         total=stage.steps,
         initial=report.steps,
@@ -170,39 +205,44 @@ def train_stage(
         taken: list[Batch] = []
         interval, data_seconds = time.perf_counter(), 0.0
         for step in range(first, first + steps):
-            waiting = time.perf_counter()
-            batch = next(batches)
-            data_seconds += time.perf_counter() - waiting
-
-            rate = learning_rate(step, stage.steps, stage.rate, stage.warmup)
             for group in prepared.param_groups:
-                group["lr"] = rate * group["lr_scale"]
-            torch.manual_seed(step_seed(seed, name, step, accelerator.process_index))
-            generator.manual_seed(step_seed(seed, name, step))
-            with accelerator.autocast():
-                loss = loss_of(model, batch, generator)
-            accelerator.backward(loss)
+                group["lr"] = stage.rate_at(step) * group["lr_scale"]
+            for part in range(parts):
+                waiting = time.perf_counter()
+                batch = next(loader)
+                data_seconds += time.perf_counter() - waiting
+                torch.manual_seed(step_seed(seed, name, step, part, "rank", accelerator.process_index))
+                generator.manual_seed(step_seed(seed, name, step, part))
+                weight = len(batch.ids) * accelerator.num_processes / stage.batch_size
+                # Gradients add up here until the last part, and only then over the ranks.
+                with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
+                    with accelerator.autocast():
+                        loss = loss_of(model, batch, generator) * weight
+                    accelerator.backward(loss)
+                losses.append(loss.detach())
+                taken.append(replace(batch, clips=NO_CLIPS))
             prepared.step()
             prepared.zero_grad(set_to_none=True)
-
-            losses.append(loss.detach())
-            taken.append(replace(batch, clips=NO_CLIPS))
+            if average:
+                update_average(average, module, stage.ema)
             bar.update()
 
         # Nothing above waits for the device; the numbers of the interval are fetched here, at once.
-        loss_of_step = cast(Tensor, accelerator.reduce(torch.stack(losses).double(), "mean"))
+        part_losses = cast(Tensor, accelerator.reduce(torch.stack(losses).double(), "mean"))
         skipped = cast(Tensor, accelerator.reduce(torch.stack([(~batch.ok).sum() for batch in taken]).sum(), "sum"))
-        mean_loss = loss_of_step.mean().item()
+        ids = [global_ids(accelerator, taken[part::parts], stage.views) for part in range(parts)]
+        mean_loss = part_losses.sum().item() / steps
         if not math.isfinite(mean_loss):
-            bad = int(loss_of_step.isfinite().logical_not().nonzero()[0])
+            bad = int(part_losses.isfinite().logical_not().nonzero()[0])
             raise UserError(
-                f"{name}: the loss is not finite at step {first + bad + 1} (source {taken[bad].source}, samples "
-                f"{sorted(set(taken[bad].ids.tolist()))}); lower the rate or look at those samples"
+                f"{name}: the loss is not finite at step {first + bad // parts + 1} (source {taken[bad].source}, "
+                f"samples {ids[bad % parts][bad // parts].tolist()}); lower the rate or look at those samples"
             )
-        for batch, ids in zip(taken, global_ids(accelerator, taken, stage.views)):
-            ledger.record(batch.source, ids)
+        for i, batch in enumerate(taken):
+            ledger.record(batch.source, ids[i % parts][i // parts])
+        ledger.steps = first + steps
         if skipped:
-            ledger.skipped = add_skipped(skipped_before, loader)
+            ledger.skipped = add_skipped(skipped_before, loader.skipped)
         seconds = time.perf_counter() - interval
         report = StageReport(
             steps=first + steps,
@@ -221,7 +261,7 @@ def train_stage(
                 "stage": name,
                 "step": report.steps,
                 "loss": mean_loss,
-                "rate": learning_rate(report.steps - 1, stage.steps, stage.rate, stage.warmup),
+                "rate": stage.rate_at(report.steps - 1),
                 "samples_per_second": speed,
                 "data_seconds": data_seconds,
                 "data_share": share,
@@ -229,18 +269,13 @@ def train_stage(
             }
         )
         if report.steps % save_every == 0 and report.steps < stage.steps:
-            save_checkpoint(
-                folder,
-                report.steps,
-                Checkpoint(
-                    model=module.state_dict(),
-                    optimizer=flatten_optimizer(optimizer),
-                    state={"report": asdict(report), "ledger": asdict(ledger), "loader": loader.state_dict()},
-                ),
-            )
+            state = {"report": asdict(report), "ledger": asdict(ledger), "loader": loader.state_dict()}
+            whole = Checkpoint(module.state_dict(), flatten_optimizer(optimizer), state, average)
+            save_checkpoint(folder, report.steps, whole, about)
     bar.close()
     if accelerator.is_main_process:
-        save_tensors(folder / ENCODER, module.encoder.state_dict())
+        averaged = {key.removeprefix("encoder."): value for key, value in average.items() if key.startswith("encoder.")}
+        save_tensors(folder / ENCODER, {**encoder.state_dict(), **averaged}, about)
         write_atomic(folder / LEDGER, (json.dumps(asdict(ledger), indent=1) + "\n").encode())
         write_atomic(done, (json.dumps(asdict(report), indent=1) + "\n").encode())
         remove_checkpoints(folder)

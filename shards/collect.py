@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from understudy.shards.errors import UserError
+from understudy.shards.frame_folders import is_frame_folder
 from understudy.shards.sources import Source
 
 # Without class names the labels of a list name the classes; a stray large one must not make a million of them.
 MOST_UNNAMED_CLASSES = 1 << 16
 
 
+class MissingVideosError(UserError):
+    """Videos that a list names are not there: all of them are in `names`, the message has the first few."""
+
+    SHOWN = 10
+
+    def __init__(self, place: object, root: Path, names: Sequence[str], listed: int) -> None:
+        self.names = tuple(names)
+        few = ", ".join(names[: self.SHOWN]) + (", ..." if len(names) > self.SHOWN else "")
+        hint = "add --allow-missing to pack the others"
+        super().__init__(f"{place}: {len(names)} of {listed} files are not in {root}: {few}; {hint}")
+
+
 def collect(
-    source: Path, out: Path, *, root: Path | None, classes_file: Path | None
+    source: Path, out: Path, *, root: Path | None, classes_file: Path | None, allow_missing: bool = False
 ) -> tuple[list[Source], tuple[str, ...]]:
     """The sources and classes of a folder of class folders or of a list file, to be packed into `out`.
 
-    Raises UserError where there is nothing to pack, or something is wrong with what there is.
+    Raises UserError where there is nothing to pack, or something is wrong with what there is; MissingVideosError
+    where files of a list are missing, unless `allow_missing` leaves it to the packer to refuse them.
     """
     classes = None if classes_file is None else read_classes(classes_file)
     if not source.exists():
         raise UserError(f"{source}: no such file or folder; name a folder of class folders, or a list file")
     if not source.is_dir():
-        return list_sources(source, root, classes)
+        return list_sources(source, root, classes, allow_missing=allow_missing)
     if root is not None:
         raise UserError(f"{source}: is a folder, and --root is for list files; leave it away")
     if out.resolve().is_relative_to(source.resolve()):
@@ -55,7 +69,8 @@ def folder_sources(folder: Path, classes: tuple[str, ...] | None) -> tuple[list[
     """The sources below the class folders of `folder`, and the classes: `classes`, or the folders' names sorted.
 
     Every file at any depth counts, whatever its name, but hidden files and folders don't: a file that is no video
-    is then refused with its reason rather than overlooked. Links are followed; files beside the class folders are
+    is then refused with its reason rather than overlooked. A folder of nothing but pictures, below a class folder, is
+    one video. Links are followed; files beside the class folders are
     of no class and passed over. Raises UserError where there are no class folders, or one is not among `classes`.
     """
     try:
@@ -90,19 +105,19 @@ def _files_below(folder: str, above: tuple[str, ...]) -> Iterator[str]:
     for entry in entries:
         if _hidden(entry.name):
             continue
-        if not entry.is_dir():
+        if not entry.is_dir() or is_frame_folder(Path(entry.path)):
             yield entry.path
         elif os.path.realpath(entry.path) not in above:
             yield from _files_below(entry.path, above)
 
 
 def list_sources(
-    listing: Path, root: Path | None, classes: tuple[str, ...] | None
+    listing: Path, root: Path | None, classes: tuple[str, ...] | None, *, allow_missing: bool = False
 ) -> tuple[list[Source], tuple[str, ...]]:
     """The sources of a list file with `path;label` a line, and the classes: `classes`, or "0" to the highest label.
 
-    Paths are relative to `root`, by default the list's own folder. Raises UserError naming the first line that is
-    wrong; files that are missing are named together.
+    Paths, of files or of folders of frames, are relative to `root`, by default the list's own folder. Raises UserError
+    naming the first line that is wrong, MissingVideosError naming all files that are missing.
     """
     try:
         data = listing.read_bytes()
@@ -111,10 +126,9 @@ def list_sources(
     root = listing.parent if root is None else root
     rows = parse_list(data, str(listing), None if classes is None else len(classes))
     sources = [Source(path, label, root / path) for path, label in rows]
-    missing = [source for source in sources if source.path is None or not source.path.is_file()]
-    if missing:
-        named = ", ".join(source.id for source in missing[:10]) + (", ..." if len(missing) > 10 else "")
-        raise UserError(f"{listing}: {len(missing)} of {len(sources)} files are not in {root}: {named}")
+    missing = [source.id for source in sources if not (root / source.id).exists()]
+    if missing and not allow_missing:
+        raise MissingVideosError(listing, root, missing, len(sources))
     highest = max(source.label for source in sources)
     return sources, classes if classes is not None else tuple(str(label) for label in range(highest + 1))
 

@@ -21,7 +21,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.remote import Address, ChangedError, ExpiredError, PassingError, Remote, Reply
 
 TRIES = 6  # in a row without progress
-PATIENCE_S = 40.0  # without progress; the attempt under way may then take its own time-out
+PATIENCE_S = 35.0  # without progress; the last attempt begins by then and may take its own time-out
 SLOWEST = 20_000  # bytes a second over WATCHED_S seconds; below, a new connection may do better
 WATCHED_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
@@ -200,7 +200,8 @@ class Patience:
                 f"{self._remote}: {error}; gave up after {self._fruitless} tries in {idle:.0f} s without progress: "
                 "check the server and the network, then run the same command again"
             ) from None
-        pause = random.uniform(0, min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, self._fruitless - 1)))
+        longest = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** max(0, self._fruitless - 1))
+        pause = min(random.uniform(0, longest), PATIENCE_S - idle)
         log.info("%s: %s; trying again in %.1f s", self._remote, error, pause)
         if self._stop.wait(pause):
             raise StoppedError from None

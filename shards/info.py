@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from understudy.shards.manifest import Codec, Kind, Manifest
 from understudy.shards.remote import Address
@@ -53,11 +52,6 @@ def describe(root: Address) -> Info:
         digest=manifest.digest,
         made_by=f"{manifest.tool} {manifest.tool_version}",
     )
-
-
-def as_json(info: Info) -> str:
-    """One JSON object, indented."""
-    return json.dumps(asdict(info), indent=1, ensure_ascii=False)
 
 
 def as_text(info: Info) -> str:

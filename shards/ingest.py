@@ -91,6 +91,22 @@ def read_video(source: Source, *, fps: float, short_side: int) -> Iterator[NDArr
                 yield pixels
 
 
+def native(source: Source) -> tuple[float, int]:
+    """The frames a second and the short side at which `read_video` shows `source` as it was recorded.
+
+    The mean rate where it varies; the short side is made even. Raises RefusedError as `read_video` does.
+    """
+    try:
+        container = open_container(f"file:{source.path}", OPTIONS)
+    except (FFmpegError, ValueError) as error:
+        raise RefusedError(f"cannot be decoded: {_reason(error)}") from None
+    with container:
+        stream = _video_stream(container)
+        shown_width = stream.codec_context.width * (stream.sample_aspect_ratio or 1)
+        short_side = min(shown_width, stream.codec_context.height)
+        return min(float(stream.average_rate or 25), 240.0), max(2 * round(short_side / 2), 16)
+
+
 @dataclass(frozen=True)
 class Shape:
     """The size of all frames of a video, pixels, and the width over height that it was made for."""

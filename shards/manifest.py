@@ -187,6 +187,7 @@ class Manifest:
 class Sample:
     """One row of `samples.jsonl.zst`. `members` maps an extension to (byte offset in the shard, size in bytes);
     `crc32c` is over the payload members, in the order of MEMBERS; `width` and `height` are of the stored frames.
+    Samples with the same `group`, a keyed hash, are of one origin; it is empty where the packer knew of none.
     """
 
     key: str
@@ -198,6 +199,7 @@ class Sample:
     height: int
     members: dict[str, tuple[int, int]]
     crc32c: int
+    group: str = ""
 
 
 def encode_samples(samples: Iterable[Sample]) -> bytes:
@@ -214,6 +216,7 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
                 "height": sample.height,
                 "members": {ext: list(span) for ext, span in sample.members.items()},
                 "crc32c": sample.crc32c,
+                **({"group": sample.group} if sample.group else {}),
             },
             separators=(",", ":"),
         )
@@ -260,6 +263,8 @@ class Corpus:
     height: NDArray[np.int32]
     spans: NDArray[np.int64]
     crc32c: NDArray[np.uint32]
+    group: NDArray[np.int64]
+    """Number of the sample's group; a sample of none is a group by itself."""
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -335,6 +340,7 @@ class Corpus:
                 len(samples), len(payload), 2
             ),
             crc32c=column("crc32c", np.uint32),
+            group=np.unique([sample.group or sample.key for sample in samples], return_inverse=True)[1],
         )
 
 

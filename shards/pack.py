@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from understudy.shards.cluster import ray_map
 from understudy.shards.encode import Encoded, encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import atomic_file, write_atomic
@@ -56,7 +57,7 @@ from understudy.shards.plan import (
 )
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.tarshard import sidecar, write_shard
-from understudy.shards.workers import Beat, Lost, confined_map
+from understudy.shards.workers import Beat, Engine, Lost, confined_map
 
 PATIENCE_S = 120.0
 
@@ -87,6 +88,7 @@ def pack(
     config: PackConfig,
     *,
     workers: int,
+    engine: Engine = "local",
     progress: bool = True,
     patience_s: float = PATIENCE_S,
 ) -> Manifest:
@@ -94,7 +96,8 @@ def pack(
 
     `read` yields the RGB frames (H, W, 3) of a source at the packing rate, or raises RefusedError; it is picklable
     by name from an importable module. A source whose worker process crashes, or yields no frame for `patience_s`
-    seconds, is tried once more and then refused. With `workers` 0 everything runs in this process, unconfined.
+    seconds, is tried once more and then refused. With `workers` 0 everything runs in this process, unconfined. With the
+    engine "ray" all cores of a cluster decode (cluster.py) and `workers` is not used; the bytes are the same.
 
     Called again after an interruption, it packs the shards that are missing; on a finished corpus it only returns
     the manifest. Raises UserError where `out` holds something else, nothing could be packed, or the disk is full.
@@ -114,7 +117,7 @@ def pack(
                 shutil.rmtree(work)
                 return finished(out, config, plan)
             remember(work, plan, out)
-            packed = _pack_missing(chunks, read, out, config, workers, progress, patience_s)
+            packed = _pack_missing(chunks, read, out, config, workers, engine, progress, patience_s)
             if not any(shard.samples for shard in packed):
                 shutil.rmtree(out if created else work)
                 raise UserError(f"nothing to pack, every source was refused: {_reasons(packed)}")
@@ -141,8 +144,9 @@ def pack_shard(
             if isinstance(outcome, Refused):
                 refused.append(outcome)
                 continue
-            samples.append(_row(key, len(samples), source.label, outcome, config.codec))
-            about = json.dumps(sidecar(samples[-1], config.fps, config.kind), separators=(",", ":"))
+            group = sample_key(config.secret, f"group {source.group}") if source.group else ""
+            samples.append(_row(key, len(samples), source.label, group, outcome, config.codec))
+            about = json.dumps(sidecar(samples[-1], config.fps, config.kind, config.removal), separators=(",", ":"))
             yield key, {**outcome.members, "json": about.encode()}
 
     members = accepted()
@@ -156,19 +160,19 @@ def pack_shard(
     return PackedShard(shard, tuple(located), tuple(refused))
 
 
-def _row(key: str, row: int, label: int, encoded: Encoded, codec: Codec) -> Sample:
+def _row(key: str, row: int, label: int, group: str, encoded: Encoded, codec: Codec) -> Sample:
     checksum = 0
     for extension in MEMBERS[codec]:
         if extension != "json":
             checksum = crc32c.crc32c(encoded.members[extension], checksum)
-    return Sample(key, 0, row, label, encoded.frames, encoded.width, encoded.height, {}, checksum)
+    return Sample(key, 0, row, label, encoded.frames, encoded.width, encoded.height, {}, checksum, group)
 
 
 def _encode_source(
     read: Reader, codec: Codec, fps: float, quality: int, source: Source, beat: Beat
 ) -> Encoded | Refused:
     """Runs in a worker process."""
-    if source.path is not None and not source.path.is_file():
+    if source.path is not None and not (source.path.is_file() or source.path.is_dir()):
         return Refused(source.id, "not a file")  # a pipe would keep the decoder waiting
 
     def frames() -> Iterator[NDArray[np.uint8]]:
@@ -188,6 +192,7 @@ def _pack_missing(
     out: Path,
     config: PackConfig,
     workers: int,
+    engine: Engine,
     progress: bool,
     patience_s: float,
 ) -> list[PackedShard]:
@@ -197,7 +202,10 @@ def _pack_missing(
     packed = [_load_record(path, record) for path, record in zip(paths, records)]
     missing = [source for shard, chunk in zip(packed, chunks) if shard is None for _, source in chunk]
     work = functools.partial(_encode_source, read, config.codec, config.fps, config.quality)
-    results = confined_map(work, missing, workers=workers, patience_s=patience_s)
+    if engine == "ray":
+        results = ray_map(work, missing, patience_s=patience_s)
+    else:
+        results = confined_map(work, missing, workers=workers, patience_s=patience_s)
     bar = tqdm(
         total=sum(map(len, chunks)),
         initial=sum(map(len, chunks)) - len(missing),

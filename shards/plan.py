@@ -42,6 +42,7 @@ class PackConfig:
     short_side: int = 256
     quality: int = 85
     samples_per_shard: int = 256
+    removal: Mapping[str, Any] | None = None  # how people were removed, for KEY.json as it is; must be JSON
 
 
 def check(sources: Sequence[Source], config: PackConfig) -> None:
@@ -75,8 +76,10 @@ def check(sources: Sequence[Source], config: PackConfig) -> None:
 
 def make_plan(sources: Sequence[Source], read: object, config: PackConfig) -> Plan:
     """All that decides the bytes of the corpus, as JSON that tells nothing of the sources without the secret."""
-    listed = sorted((source.id, source.label) for source in sources)
+    listed = sorted((source.id, source.label, *([source.group] if source.group else [])) for source in sources)
     settings = {item.name: getattr(config, item.name) for item in fields(config) if item.name != "secret"}
+    if config.removal is None:
+        del settings["removal"]  # so that corpora packed before there was any are known again
     return {
         **settings,
         "classes": keyed_digest(config.secret, config.classes),
@@ -98,10 +101,14 @@ def _describe(read: Any) -> str:
     return f"{read.__module__}.{read.__qualname__}"
 
 
+def encoder_versions() -> dict[str, str]:
+    """By package, what else decides the bytes of the corpus."""
+    return {package: version(package) for package in ("understudy", "av", "simplejpeg")}
+
+
 def remember(work: Path, plan: Plan, out: Path) -> None:
     """Write the plan into a new work folder; raise UserError where it holds another one."""
-    encoders = {package: version(package) for package in ("understudy", "av", "simplejpeg")}
-    now = {**plan, **{f"{package} version": number for package, number in encoders.items()}}
+    now = {**plan, **{f"{package} version": number for package, number in encoder_versions().items()}}
     path = work / PLAN
     try:
         begun: Any = json.loads(path.read_bytes())

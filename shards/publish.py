@@ -19,10 +19,11 @@ from understudy.shards import s3
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Patience
 from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
-from understudy.shards.pack import Reader, pack
+from understudy.shards.pack import PATIENCE_S, Reader, pack
 from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
 from understudy.shards.remote import MissingError, PassingError, Remote
 from understudy.shards.sources import Source
+from understudy.shards.workers import Engine
 
 THREADS = 4
 
@@ -35,7 +36,9 @@ def pack_into_bucket(
     config: PackConfig,
     *,
     workers: int,
+    engine: Engine = "local",
     progress: bool = True,
+    patience_s: float = PATIENCE_S,
 ) -> Manifest:
     """`pack`, to an `s3://` prefix by way of the folder `work`, which is gone at the end and otherwise goes on.
 
@@ -49,7 +52,9 @@ def pack_into_bucket(
         if there.plan != keyed_digest(config.secret, make_plan(sources, read, config)):
             raise UserError(f"{remote}: another corpus lies there; give another OUT, or delete it")
         return there
-    manifest = pack(sources, read, work, config, workers=workers, progress=progress)
+    manifest = pack(
+        sources, read, work, config, workers=workers, engine=engine, progress=progress, patience_s=patience_s
+    )
     publish(work, remote, progress=progress)
     if manifest.refused:
         (work / REFUSED).replace(refused_list(work))

@@ -5,16 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")  # what a folder of frames holds
+
 
 @dataclass(frozen=True)
 class Source:
     """One video to pack. `id` names it stably within its collection (a relative path, a demo number); only a
-    keyed hash of `id` reaches the corpus. `path` is the file, or None for what is made by code.
+    keyed hash of `id` reaches the corpus. `path` is the file, a folder of frames, or None for what is made by code.
+
+    `group` names what videos of one origin have in common (the recording that they were cut from, the person in
+    them), so that a corpus can be split without tearing them apart; only a keyed hash of it reaches the corpus too.
     """
 
     id: str
     label: int
     path: Path | None = None
+    group: str = ""
 
 
 class RefusedError(Exception):

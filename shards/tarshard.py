@@ -64,7 +64,7 @@ def write_shard(path: Path, samples: Iterable[tuple[str, Mapping[str, bytes]]]) 
     return Shard(path.name, count, sink.size, sink.sha256.hexdigest(), index.name), entries
 
 
-def sidecar(sample: Sample, fps: float, kind: Kind) -> dict[str, Any]:
+def sidecar(sample: Sample, fps: float, kind: Kind, removal: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """KEY.json: these fields and no others, so that nothing else about a source gets into a corpus."""
     return {
         "label": sample.label,
@@ -73,7 +73,7 @@ def sidecar(sample: Sample, fps: float, kind: Kind) -> dict[str, Any]:
         "size": [sample.width, sample.height],
         "duration": sample.frames / fps,
         "kind": kind,
-        "removal": None,
+        "removal": removal,
     }
 
 

@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
-    """A machine that is meant to have a GPU or an S3 server must not pass by skipping."""
+    """A machine that is meant to have a GPU, an S3 server or Ray must not pass by skipping."""
     report = yield
-    for marker in ("gpu", "s3"):
+    for marker in ("gpu", "s3", "ray"):
         required = os.environ.get(f"UNDERSTUDY_REQUIRE_{marker.upper()}") == "1"
         if report.skipped and required and item.get_closest_marker(marker):
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)

@@ -58,7 +58,7 @@ def results(packed: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a short run writes about our slow loader, one that fails, and one that may be missing."""
     work = tmp_path_factory.mktemp("work")
     command = [sys.executable, LOADERS, "--out", work / "out.json", "--work", work, "--corpus", packed, "--views", "2"]
-    subprocess.run([*command, "--rounds", "2", "--seconds", "0.1", "--only", "reference", "FFCV"], check=True)
+    subprocess.run([*command, "--rounds", "2", "--seconds", "0.1", "--only", "without", "FFCV"], check=True)
     return json.loads((work / "out.json").read_bytes())
 
 
@@ -94,7 +94,7 @@ def runner(peers: Path) -> Iterator[Runner]:
 
 
 def test_rows_say_all_that_they_promise(results: Any) -> None:
-    assert [row["loader"] for row in results["rows"]] == ["understudy reference", "FFCV"]
+    assert [row["loader"] for row in results["rows"]] == ["understudy without a compiler", "FFCV"]
     for row in results["rows"]:
         assert set(row) >= COLUMNS
         assert row["rounds"] or row["note"]
@@ -105,8 +105,9 @@ def test_rows_say_all_that_they_promise(results: Any) -> None:
 def test_a_row_that_ran(results: Any) -> None:
     row = results["rows"][0]
     assert (row["kind"], row["views"], row["note"]) == ("own", 2, None)
-    # The windows and boxes of the table are those that our loader draws: the clips are the reference's to the bit.
-    assert row["matches_reference"] and row["mean_difference"] == 0
+    # The windows and boxes of the table are those that our loader draws: the clips are the reference's, but for
+    # a few roundings; a box that is moved by one pixel makes a thousand times as much.
+    assert row["matches_reference"] and row["mean_difference"] < 0.01
     assert len(row["rounds"]) == 2
     low, high = row["samples_per_second_interval"]
     assert 0 < low <= row["samples_per_second"] <= high
@@ -266,7 +267,7 @@ def test_chart_and_tables_show_the_numbers(results: Any, tmp_path: Path, capsys:
     assert chart.main([str(tmp_path / "results.json"), "--svg", str(tmp_path / "chart.svg"), "--into", str(page)]) == 0
     rate = f"{results['rows'][0]['samples_per_second']:,.0f}"
     texts = [element.text for element in ET.parse(tmp_path / "chart.svg").iter("{http://www.w3.org/2000/svg}text")]
-    assert rate in texts and "understudy reference" in texts
+    assert rate in texts and "understudy without a compiler" in texts
     text = page.read_text()
     assert text.startswith("before\n<!-- loaders -->\n|") and text.endswith("<!-- /loaders -->\nafter\n")
     assert f"| {rate} (" in text and "FFCV" in text and "old" not in text

@@ -41,7 +41,7 @@ def test_help_is_quick() -> None:
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         assert done.returncode == 0
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    for verb in ("demo", "pack", "lint", "info", "preview"):
+    for verb in ("demo", "pack", "lint", "info", "preview", "profile"):
         assert verb in done.stdout
     # CPU time, as other work on the machine does not count, and the best of three.
     assert min(seconds) < 0.3, seconds
@@ -120,7 +120,12 @@ def test_info_is_text_or_json(
     assert main(monkeypatch, "info", root) == 0
     assert "3 samples of 3 classes" in capsys.readouterr().out
     assert main(monkeypatch, "info", root, "--json") == 0
-    assert json.loads(capsys.readouterr().out)["samples"] == 3
+    found = json.loads(capsys.readouterr().out)
+    assert found["samples"] == 3
+    assert main(monkeypatch, "info") == 0
+    assert capsys.readouterr().out == f"decoder: {found['decoder']}\n"
+    assert main(monkeypatch, "info", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == {name: found[name] for name in ("decoder", "kernels")}
 
 
 def test_preview_writes_the_file(tmp_path: Path, make_corpus, monkeypatch: pytest.MonkeyPatch) -> None:

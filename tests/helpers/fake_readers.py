@@ -7,6 +7,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +50,14 @@ def read_by_name(source: Source) -> Iterator[NDArray[np.uint8]]:
 def read_slowly(source: Source) -> Iterator[NDArray[np.uint8]]:
     """A moving bar that takes FAKE_READER_SECONDS seconds longer, so that a test can interrupt."""
     time.sleep(float(os.environ.get("FAKE_READER_SECONDS", "0")))
+    yield from read_moving_bar(source)
+
+
+def read_and_note(source: Source, *, journal: Path, seconds: float) -> Iterator[NDArray[np.uint8]]:
+    """A moving bar that takes `seconds` longer; adds a line to `journal`, in whichever process it is."""
+    with journal.open("a") as file:
+        file.write(f"{source.id}\n")
+    time.sleep(seconds)
     yield from read_moving_bar(source)
 
 

@@ -48,6 +48,35 @@ class Fault:
     then: Fault | None = None  # when the times are over
 
 
+# What a stream survives; objects of any size over `after` bytes.
+RECOVERED = {
+    "reset": Fault("reset", after=20_000, times=3),
+    "reset, always": Fault("reset", after=20_000, times=-1),
+    "early close": Fault("close", after=20_000, times=3),
+    "early close, always": Fault("close", after=20_000, times=-1),
+    "503": Fault("503", times=3),
+    "500": Fault("500", times=3),
+    "expired token": Fault("expired"),
+    "stall": Fault("stall", after=20_000),
+    "slow, always": Fault("slow", rate=1_000_000, times=-1),
+    "flipped bit": Fault("flip", after=20_000),
+    "short length": Fault("short", after=20_000, times=3),
+    "short length, always": Fault("short", after=20_000, times=-1),
+    "no length": Fault("no-length", after=20_000, times=3),
+    "no length, always": Fault("no-length", after=20_000, times=-1),
+}
+# What ends it, and a pattern of the line that it ends in.
+ENDED = {
+    "503, always": (Fault("503", times=-1), "the server answers 503.*gave up"),
+    "500, always": (Fault("500", times=-1), "the server answers 500.*gave up"),
+    "expired token, always": (Fault("expired", times=-1), "the credentials have expired; renew them"),
+    "stall, always": (Fault("stall", times=-1), "no byte came for .*gave up"),
+    "trickle, always": (Fault("trickle", times=-1), "less than 20 kB a second came for .*gave up"),
+    "flipped bit, always": (Fault("flip", after=9, times=-1), "do not fit the digest in the manifest, twice"),
+    "access denied": (Fault("denied", times=-1), "access denied; check AWS_PROFILE"),
+}
+
+
 @dataclass
 class Request:
     """What was asked and answered; `sent` bytes of body."""
@@ -76,6 +105,7 @@ class FaultServer:
     backend: Path | str
     fault: Fault | None = None
     requests: list[Request] = field(default_factory=list)
+    signatures: set[str] = field(default_factory=set)  # of all requests ever
 
     def __enter__(self) -> FaultServer:
         self._lock = threading.Lock()
@@ -130,6 +160,7 @@ class FaultServer:
         request = Request(handler.command, path, handler.headers.get("Range", ""), handler.headers.get("If-Match", ""))
         with self._lock:
             self.requests.append(request)
+            self.signatures.update(re.findall("Signature=([0-9a-f]+)", handler.headers.get("Authorization", "")))
             asked = handler.path.replace(path, self._replaced.get(path, path))
         answer = self._from_folder(handler, asked) if isinstance(self.backend, Path) else self._pass_on(handler, asked)
         fault = self._strike(request, answer)

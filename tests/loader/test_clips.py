@@ -16,7 +16,8 @@ import pytest
 import torch
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
-from understudy.loader.batch import load_sample
+from understudy.loader.batch import load_samples
+from understudy.loader.native import native_kernels
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
@@ -113,7 +114,7 @@ def test_a_batch_can_be_made_again_alone(corpus: Corpus) -> None:
     ids, visits = order.step(8)
     out = np.empty((1, 2, 3, 4, 16, 16), np.uint8)
     for i, (sample, visit) in enumerate(zip(ids.tolist(), visits.tolist())):
-        assert load_sample(feed, sample, visit, out) is None
+        assert load_samples(feed, feed.decoder, [(sample, visit)], out[None]) == [None]
         assert torch.equal(torch.from_numpy(out[0]), batch.clips[2 * i : 2 * i + 2])
 
 
@@ -286,7 +287,7 @@ def test_a_programming_error_in_a_thread_reaches_the_caller(corpus: Corpus, monk
     def broken(*_: object) -> None:
         raise ZeroDivisionError("in a thread")
 
-    monkeypatch.setattr("understudy.loader.clips.choose_decoder", lambda _: broken)
+    monkeypatch.setattr("understudy.loader.clips.choose_decoder", lambda *_: broken)
     with loader(corpus) as made, pytest.raises(ZeroDivisionError, match="in a thread"):
         next(made)
 
@@ -389,3 +390,13 @@ def test_packed_corpora_of_both_codecs_load_and_show_what_was_packed(
 
 
 CYCLE = [("walk", "run", "wave")[i % 3] for i in range(10)]
+
+
+@pytest.mark.parametrize("decoder", ["native", "plain", "reference"])
+def test_each_decoder_takes_whole_samples_and_windows_of_them(corpus: Corpus, decoder: str) -> None:
+    if decoder == "native" and not native_kernels():
+        pytest.skip("the native kernel was not built")
+    made = loader(corpus, decoder=decoder)
+    for batch in take(made, 20):  # of 50 samples, 8 a step: each comes by three times
+        assert batch.ok.all(), made.skipped
+        assert (batch.clips[:, 1].float().mean(dim=(1, 2, 3)) - batch.ids).abs().max() < 2.5

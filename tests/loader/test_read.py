@@ -5,6 +5,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from understudy.loader.read import ShardReader
@@ -64,3 +65,67 @@ def test_a_shard_of_another_length_is_refused_with_what_to_do(build: Callable[..
         shard.write(bytes(512))
     with pytest.raises(UserError, match=r"tiny-000000\.tar: \d+ bytes, the manifest says \d+; copy it again"):
         ShardReader(corpus).read(0)
+
+
+def test_of_a_sample_found_whole_only_the_wanted_frames_are_read(
+    build: Callable[..., Corpus], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = build(tmp_path / "part", [3])
+    reader = ShardReader(corpus)
+    (stream, offsets), _ = reader.read(1)
+    numbers = np.frombuffer(offsets, "<i8").tolist()
+    frames = np.array([[7, 3, 5], [4, 4, 6]], np.int32)
+    whole, same, reason = reader.read_frames(1, frames)
+    assert (whole[0], whole[1], reason) == (stream, offsets, None)
+    np.testing.assert_array_equal(same, frames)
+
+    read = []
+    preadv = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *arguments: read.append(preadv(*arguments)) or read[-1])
+    (part, index), moved, reason = reader.read_frames(1, frames)
+    assert reason is None
+    np.testing.assert_array_equal(moved, frames - 3)
+    assert len(index) == 8 * (5 + 1), "a length in bytes"
+    own = np.frombuffer(index, "<i8").tolist()
+    for wanted, there in zip(frames.ravel().tolist(), moved.ravel().tolist()):
+        assert part[own[there] : own[there + 1]] == stream[numbers[wanted] : numbers[wanted + 1]]
+    assert read == [numbers[8] - numbers[3]] == [len(part)] == [own[-1]]
+
+
+@pytest.mark.parametrize("frames", [[0, 11], [11], [-1, 3], [3, 12]])
+def test_frames_at_the_ends_and_beyond(corpus: Corpus, frames: list[int]) -> None:
+    reader = ShardReader(corpus)
+    wanted = np.array(frames, np.int32)
+    for _ in range(2):
+        (stream, index), moved, reason = reader.read_frames(4, wanted)
+        assert reason is None
+        if min(frames) < 0 or max(frames) > 11:  # that is for the decoder to find
+            np.testing.assert_array_equal(moved, wanted)
+            assert len(index) == 8 * 13
+        else:
+            offsets = np.frombuffer(index, "<i8")
+            assert offsets[0] == 0
+            assert offsets[-1] == len(stream)
+            assert moved.max() < len(offsets) - 1
+
+
+def test_what_broke_after_it_was_found_whole_is_noticed(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    corpus = build(tmp_path / "later", [3])
+    reader = ShardReader(corpus)
+    frames = np.arange(4, dtype=np.int32)
+    assert [reader.read_frames(i, frames)[2] for i in range(3)] == [None] * 3
+    with corpus.shard_path(0).open("r+b") as shard:  # in place: the reader has it open
+        shard.seek(corpus.spans[1, 1, 0])
+        shard.write(b"\xff" * 104)
+    assert [reader.read_frames(i, frames)[2] for i in range(3)] == [None, "crc32c", None]
+    os.truncate(corpus.shard_path(0), 2000)
+    assert reader.read_frames(2, frames)[2] == "read: the shard ends early"
+
+
+def test_damage_is_told_each_time(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    corpus = build(tmp_path / "flip", [3])
+    with corpus.shard_path(0).open("r+b") as shard:
+        shard.seek(corpus.spans[1, 0, 0] + 300)
+        shard.write(b"\xff\xff\xff")
+    reader = ShardReader(corpus)
+    assert [reader.read_frames(1, np.array([0], np.int32))[2] for _ in range(3)] == ["crc32c"] * 3

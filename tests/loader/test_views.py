@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -97,6 +99,19 @@ def test_evaluation_views_are_fixed_and_reach_both_ends() -> None:
     assert draw_evaluation(Clip(4), EvalViews(), 20, 101, 60).crops.tolist() == [[20, 0, 60, 60]]
     assert draw_evaluation(Clip(4), EvalViews(3, 1), 2, 60, 60).windows.tolist() == [[0, 0, 0, 1]] * 3
     assert not wide.flips.any()
+
+
+def test_released_starts_are_those_of_pytorchvideo_0_1_5() -> None:
+    def starts(clips: int, kind: Literal["even", "released"]) -> list[int]:
+        return draw_evaluation(Clip(16), EvalViews(clips, 1, kind), 60, 64, 64).windows[:, 0].tolist()
+
+    # ConstantClipsPerVideoSampler: (duration - clip) / clips * i; later versions divide by clips - 1.
+    assert starts(2, "released") == [0, 22]
+    assert starts(2, "even") == [0, 44]
+    assert starts(4, "released") == [0, 11, 22, 33]
+    assert starts(1, "released") == [0]
+    with pytest.raises(UserError, match="even or as released"):
+        EvalViews(starts="late")  # type: ignore[arg-type]
 
 
 def test_settings_that_make_no_sense_are_refused() -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from understudy.models.align import Aligner
 from understudy.models.optim import layer_of, learning_rate, parameter_groups
-from understudy.models.probe import ProbeConfig, linear_probe
 from understudy.models.stats import paired_difference, wilson
 from understudy.models.vit import BASE, ViTConfig
 
@@ -77,21 +76,3 @@ def test_paired_difference_covers_the_truth_about_as_often_as_it_says() -> None:
         assert low <= mean <= high
         covered += low <= 0.1 <= high
     assert 170 <= covered <= 200
-
-
-def test_probe_separates_what_is_separable_and_is_deterministic() -> None:
-    generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(5, 16, generator=generator) * 3
-    labels = torch.arange(200) % 5
-    features = centres[labels] + torch.randn(200, 16, generator=generator)
-    config = ProbeConfig(epochs=20, seeds=3)
-    logits = linear_probe(features[:150], labels[:150], features[150:], 5, config)
-    assert logits.shape == (3, 50, 5)
-    accuracy = (logits.argmax(dim=2) == labels[150:]).double().mean(dim=1)
-    assert accuracy.min() > 0.9
-    torch.testing.assert_close(
-        logits, linear_probe(features[:150], labels[:150], features[150:], 5, config), rtol=0, atol=0
-    )
-    assert not torch.equal(logits[0], logits[1])
-    moved = linear_probe(features[:150], (labels[:150] + 1) % 5, features[150:], 5, config)
-    assert (moved.argmax(dim=2) == (labels[150:] + 1) % 5).double().mean() > 0.9

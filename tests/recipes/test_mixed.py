@@ -106,7 +106,7 @@ def test_a_finished_run_is_not_trained_again(finished: Path, corpora: Path) -> N
 
 
 def launch(arguments: list[str], ranks: int = 1) -> list[str]:
-    run = ["-m", "torch.distributed.run", "--nproc_per_node", str(ranks)] if ranks > 1 else []
+    run = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(ranks)] if ranks > 1 else []
     return [sys.executable, *run, str(ROOT / "recipes" / "mixed.py"), *arguments]
 
 

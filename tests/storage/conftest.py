@@ -2,83 +2,59 @@
 
 from __future__ import annotations
 
-import json
-import random
-import shutil
-import socket
-import subprocess
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from faults import FaultServer  # pyright: ignore[reportMissingImports]
+from s3_server import Gateway, missing_programs, s3_server  # pyright: ignore[reportMissingImports]
 
-SCRIPT = Path(__file__).with_name("rgw.sh")
-BUCKET = "corpora"
-
-
-@dataclass(frozen=True)
-class Gateway:
-    """Ceph's S3 gateway, and credentials of the user who owns BUCKET: temporary ones with a token, and lasting ones."""
-
-    endpoint: str
-    key: str
-    secret: str
-    token: str
-    lasting_key: str
-    lasting_secret: str
-    client: Any
-
-    @property
-    def host(self) -> str:
-        return self.endpoint.removeprefix("http://")
-
-
-def free_ports() -> int:
-    """A port that is free together with the next one, at random: two test runs may start at the same time."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as first, socket.socket() as second, suppress(OSError):
-            first.bind(("127.0.0.1", port))
-            second.bind(("127.0.0.1", port + 1))
-            return port
+from understudy.shards import fetch as fetching
+from understudy.shards import remote, s3
 
 
 @pytest.fixture(scope="session")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    missing = [name for name in ("radosgw", "ceph-mon", "ceph-osd", "radosgw-admin") if not shutil.which(name)]
+    missing = missing_programs()
     if missing:
-        pytest.skip(f"no S3 server: {', '.join(missing)} not installed; run `tests/storage/rgw.sh install` as root")
-    folder, port = tmp_path_factory.mktemp("rgw"), str(free_ports())
-    command = [str(SCRIPT), "start", str(folder), port]
-    try:
-        started = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-        assert started.returncode == 0, f"the S3 server does not start: {started.stderr}"
-        yield make_gateway(*started.stdout.split())
-    finally:
-        subprocess.run([str(SCRIPT), "stop", str(folder)], check=True)
-
-
-def make_gateway(endpoint: str, key: str, secret: str) -> Gateway:
-    import boto3
-
-    def client(service: str, *credentials: str) -> Any:
-        return boto3.client(service, "us-east-1", None, True, None, endpoint, *credentials)
-
-    allowed = {"Effect": "Allow", "Action": ["sts:GetSessionToken", "s3:*"], "Resource": ["*"]}
-    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
-    client("iam", key, secret).put_user_policy(UserName="tests", PolicyName="all", PolicyDocument=policy)
-    given = client("sts", key, secret).get_session_token(DurationSeconds=3600)["Credentials"]
-    temporary = (given["AccessKeyId"], given["SecretAccessKey"], given["SessionToken"])
-    s3 = client("s3", *temporary)
-    s3.create_bucket(Bucket=BUCKET)
-    return Gateway(endpoint, *temporary, key, secret, client=s3)
+        pytest.skip(f"no S3 server: {missing} not installed; run `tests/storage/rgw.sh install` as root")
+    with s3_server(tmp_path_factory.mktemp("rgw") / "server") as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
 def proxy(gateway: Gateway) -> Iterator[FaultServer]:
     with FaultServer(gateway.host) as server:
         yield server
+
+
+@pytest.fixture
+def store(
+    gateway: Gateway,
+    proxy: FaultServer,
+    s3_environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> FaultServer:
+    """The proxy without a fault, boto3 pointed at it with temporary credentials, and a cache of the test's own."""
+    proxy.set(None)
+    s3_environment(proxy.address, gateway.key, gateway.secret, gateway.token)
+    monkeypatch.setenv("UNDERSTUDY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.02)
+    return proxy
+
+
+@pytest.fixture
+def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """A function of a fault's name: shortens the waits that it takes, and no others, for this machine may be slow."""
+
+    def shorten(name: str) -> None:
+        if name.startswith("stall"):
+            for module in (s3, remote):
+                monkeypatch.setattr(module, "SILENCE_S", 1.5)
+        if name.startswith("trickle"):
+            monkeypatch.setattr(fetching, "WATCHED_S", 1.0)
+        if name in ("stall, always", "trickle, always"):
+            monkeypatch.setattr(fetching, "PATIENCE_S", 2.0)
+
+    return shorten

@@ -12,20 +12,16 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
+from faults import ENDED, RECOVERED, Fault, FaultServer  # pyright: ignore[reportMissingImports]
 
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
-from understudy.shards import fetch as fetching
 from understudy.shards import publish as publishing
-from understudy.shards import remote as remotes
-from understudy.shards import s3
 from understudy.shards.cache import Cache
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import fetch
@@ -36,34 +32,13 @@ from understudy.shards.redact import protect_logs
 from understudy.shards.remote import Remote, parse_address
 
 if TYPE_CHECKING:
-    from tests.storage.conftest import Gateway
+    from s3_server import Gateway  # pyright: ignore[reportMissingImports]
 
 pytestmark = pytest.mark.s3
 
 CLIP, VIEWS = Clip(4, 2, 16), Views(2, scale=(0.5, 1.0))
 CORPUS = "s3://corpora/a/tiny"
 NOWHERE = Remote("s3://corpora/a/other")
-
-RECOVERED = {
-    "reset": Fault("reset", after=20_000, times=3),
-    "reset-always": Fault("reset", after=20_000, times=-1),
-    "close": Fault("close", after=20_000, times=3),
-    "503": Fault("503", times=3),
-    "500": Fault("500", times=3),
-    "expired": Fault("expired"),
-    "stall": Fault("stall", after=20_000),
-    "slow": Fault("slow", rate=1_000_000, times=-1),
-    "flip": Fault("flip", after=20_000),
-    "short": Fault("short", after=20_000, times=3),
-    "no-length": Fault("no-length", after=20_000, times=3),
-}
-ENDED = {
-    "503": (Fault("503", times=-1), "the server answers 503.*gave up"),
-    "500": (Fault("500", times=-1), "the server answers 500.*gave up"),
-    "expired": (Fault("expired", times=-1), "the credentials have expired; renew them"),
-    "stall": (Fault("stall", times=-1), "no byte came for .*gave up"),
-    "flip": (Fault("flip", after=9, times=-1), "do not fit the digest in the manifest, twice"),
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -95,32 +70,12 @@ def local(make_corpus: Callable[..., Path], tmp_path_factory: pytest.TempPathFac
     return make_corpus(tmp_path_factory.mktemp("local") / "tiny", 40, samples_per_shard=8, size=(96, 80))
 
 
-@pytest.fixture(scope="module")
-def uploaded(gateway: Gateway, local: Path) -> str:
-    for path in local.iterdir():
-        if path.is_file():
-            gateway.client.upload_file(str(path), "corpora", f"a/tiny/{path.name}")
-    return CORPUS
-
-
 @pytest.fixture
-def store(
-    gateway: Gateway,
-    proxy: FaultServer,
-    uploaded: str,
-    s3_environment: Callable[..., None],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-) -> FaultServer:
-    """The proxy, with boto3 pointed at it, all waits short, and a cache of its own."""
-    proxy.set(None)
-    s3_environment(proxy.address, gateway.key, gateway.secret, gateway.token)
-    monkeypatch.setenv("UNDERSTUDY_CACHE", str(tmp_path / "cache"))
-    for module in (s3, remotes):
-        monkeypatch.setattr(module, "SILENCE_S", 0.7)
-    monkeypatch.setattr(fetching, "PATIENCE_S", 2.0)
-    monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.02)
-    return proxy
+def corpus(store: FaultServer, gateway: Gateway, local: Path) -> str:
+    """Its address in the bucket."""
+    publish(local, Remote(CORPUS), progress=False)
+    store.set(None)
+    return CORPUS
 
 
 def ids_and_pixels(corpus: Corpus, steps: int = 6) -> str:
@@ -135,29 +90,34 @@ def ids_and_pixels(corpus: Corpus, steps: int = 6) -> str:
 
 
 @pytest.mark.parametrize("name", RECOVERED)
-def test_recovered(store: FaultServer, local: Path, tmp_path: Path, name: str) -> None:
+def test_recovered(
+    store: FaultServer, corpus: str, local: Path, tmp_path: Path, name: str, shorten: Callable[[str], None]
+) -> None:
     """Three columns of the table: fetch, cache, loader."""
+    shorten(name)
     fault = replace(RECOVERED[name], path=r"\.tar$")
-    opened = Corpus.open(CORPUS)
+    opened = Corpus.open(corpus)
     blob, sink = opened.shard_blob(0), io.BytesIO()
-    for _ in range(2):
-        store.set(fault)
-        fetch(blob, sink)
-        assert sink.getvalue() == (local / blob.remote.name).read_bytes()
-        assert any(request.fault for request in store.requests)
+    store.set(fault)
+    fetch(blob, sink)
+    assert sink.getvalue() == (local / blob.remote.name).read_bytes()
+    assert any(request.fault for request in store.requests)
     store.set(fault)
     with os.fdopen(Cache(tmp_path / "another", 10**9).open(blob), "rb") as file:
         assert file.read() == sink.getvalue()
+    assert any(request.fault for request in store.requests)
     store.set(fault)
-    assert ids_and_pixels(Corpus.open(CORPUS)) == ids_and_pixels(Corpus.open(local))
+    assert ids_and_pixels(Corpus.open(corpus)) == ids_and_pixels(Corpus.open(local))
     assert any(request.fault for request in store.requests)
 
 
 @pytest.mark.parametrize("name", ENDED)
-def test_ended_in_one_line(store: FaultServer, tmp_path: Path, name: str) -> None:
+def test_ended_in_one_line(
+    store: FaultServer, corpus: str, tmp_path: Path, name: str, shorten: Callable[[str], None]
+) -> None:
+    shorten(name)
     fault, words = ENDED[name]
-    opened = Corpus.open(CORPUS)
-    began = time.monotonic()
+    opened = Corpus.open(corpus)
     for attempt in (
         lambda: fetch(opened.shard_blob(0), io.BytesIO()),
         lambda: Cache(tmp_path / "another", 10**9).open(opened.shard_blob(0)),
@@ -169,7 +129,6 @@ def test_ended_in_one_line(store: FaultServer, tmp_path: Path, name: str) -> Non
         assert "\n" not in str(error.value)
         assert error.value.__cause__ is None
     assert not list((tmp_path / "another").glob("*.part"))
-    assert time.monotonic() - began < 30
 
 
 def test_an_object_that_is_replaced_while_it_is_read(store: FaultServer, gateway: Gateway, local: Path) -> None:
@@ -196,9 +155,13 @@ def test_an_object_that_is_replaced_while_it_is_read(store: FaultServer, gateway
 
 
 def test_a_bucket_key_or_clock_that_is_wrong_is_named(
-    store: FaultServer, gateway: Gateway, s3_environment: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    store: FaultServer,
+    corpus: str,
+    gateway: Gateway,
+    s3_environment: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def said(address: str = CORPUS) -> str:
+    def said(address: str = corpus) -> str:
         with pytest.raises(UserError) as error:
             Corpus.open(address)
         assert gateway.secret not in str(error.value)
@@ -241,7 +204,7 @@ def test_a_missing_shard_and_a_useless_cache_are_named(
     (tmp_path / "file").touch()
     monkeypatch.setenv("UNDERSTUDY_CACHE", str(tmp_path / "file" / "cache"))
     with pytest.raises(UserError, match=r"can't be used as the cache \(Not a directory\); set UNDERSTUDY_CACHE to"):
-        Corpus.open(CORPUS)
+        Corpus.open("s3://corpora/a/holes")
 
 
 def test_publishing_puts_the_manifest_last_goes_on_and_overwrites_nobody(

@@ -1,0 +1,233 @@
+"""What gpu.py measures of training: the steps of both stages as recipes/train.py takes them, and their arithmetic."""
+
+from __future__ import annotations
+
+import gc
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from gpu_decode import SEED, wait_for
+from torch import Tensor
+
+from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
+from understudy.models.align import Aligner
+from understudy.models.mae import MAEConfig, MaskedAutoencoder, random_mask, visible_tokens
+from understudy.models.optim import learning_rate, parameter_groups
+from understudy.models.vit import ViTConfig
+from understudy.recipes.mixed import demo, make_accelerator, ppma
+from understudy.recipes.train import step_seed
+from understudy.shards.manifest import Corpus
+
+StageName = Literal["stage1", "stage2"]
+CLASSES = 700  # of stage 2's one head here: as many as the paper's larger source has
+SETTLING = 6  # steps before a round is timed: what the loader had ready by then is used up
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What is trained, and how much of it is timed."""
+
+    vit: ViTConfig
+    mae: MAEConfig
+    rows: int
+    """Clips in a batch."""
+    seconds: float
+    """For the steps of a round."""
+    rounds: int
+
+
+def block_flops(tokens: int, width: int, mlp_ratio: float) -> float:
+    """FLOPs of one transformer block on `tokens` tokens, forward: the matrix products alone, 2 for a multiply-add.
+
+    Queries, keys and values 6 N d^2, projection 2 N d^2, the two layers of the MLP 4 r N d^2, scores and weighted
+    values 4 N^2 d. As counted by Chowdhery et al. 2022 (PaLM, arXiv 2204.02311, appendix B).
+    """
+    return (8 + 4 * mlp_ratio) * tokens * width**2 + 4 * tokens**2 * width
+
+
+def clip_flops(stage: StageName, vit: ViTConfig, mae: MAEConfig, classes: int = CLASSES) -> float:
+    """FLOPs of training on one clip: three times the forward ones (appendix B of arXiv 2204.02311), as the backward
+    pass makes a gradient for the inputs and one for the weights of each product. Of the embedding two times, as pixels
+    get none. Nothing is counted that is computed again.
+    """
+    seen = visible_tokens(vit.tokens, mae.mask_ratio) if stage == "stage1" else vit.tokens
+    embedding = 2.0 * seen * vit.patch_values * vit.width
+    forward = vit.depth * block_flops(seen, vit.width, vit.mlp_ratio)
+    if stage == "stage1":
+        forward += 2 * vit.tokens * vit.width * mae.decoder_width
+        forward += mae.decoder_depth * block_flops(vit.tokens, mae.decoder_width, 4.0)
+        forward += 2 * (vit.tokens - seen) * mae.decoder_width * vit.patch_values
+    else:
+        forward += 2 * vit.width * classes
+    return 3 * forward + 2 * embedding
+
+
+class Trainer:
+    """A model with its optimizer, and a step of train_stage's loop."""
+
+    def __init__(self, stage: StageName, preset: Preset, device: torch.device, *, compiled: bool = False) -> None:
+        config = ppma() if device.type == "cuda" else demo()
+        self.device = device
+        self.name: StageName = stage
+        self.preset = preset
+        self._stage = config.stage1 if stage == "stage1" else config.stage2
+        self._smoothing = config.smoothing
+        torch.manual_seed(SEED)
+        self.module: MaskedAutoencoder | Aligner
+        if stage == "stage1":
+            self.module = MaskedAutoencoder(preset.vit, preset.mae)
+        else:
+            self.module = Aligner(preset.vit, {"gpu": CLASSES}, drop_path=config.drop_path, shared_head=True)
+        groups = parameter_groups(
+            self.module,
+            weight_decay=self._stage.weight_decay,
+            layer_decay=self._stage.layer_decay,
+            depth=preset.vit.depth,
+        )
+        optimizer = torch.optim.AdamW(groups, lr=self._stage.rate, betas=self._stage.betas, fused=True)
+        if compiled:
+            self.module.compile()
+        self.accelerator: Accelerator = make_accelerator(config)
+        self._model, self._optimizer = self.accelerator.prepare(self.module, optimizer)
+        self._generator = torch.Generator(device)
+        self._taken = 0
+        self.module.train()
+
+    def step(self, batch: Batch) -> Tensor:
+        """One step of recipes/train.py: rate, seeds, loss, gradients, update. Waits for nothing."""
+        rate = learning_rate(self._taken, self._stage.steps, self._stage.rate, self._stage.warmup)
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        torch.manual_seed(step_seed(SEED, self.name, self._taken, 0))
+        self._generator.manual_seed(step_seed(SEED, self.name, self._taken))
+        self._taken += 1
+        with self.accelerator.autocast():
+            loss = self._loss(batch)
+        self.accelerator.backward(loss)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+    def _loss(self, batch: Batch) -> Tensor:
+        if isinstance(self.module, Aligner):
+            return self._model(batch.clips, batch.labels, batch.ok, batch.source, self._smoothing)
+        vit, mae = self.preset.vit, self.preset.mae
+        visible, masked = random_mask(len(batch.clips), vit.tokens, mae.mask_ratio, self._generator)
+        return self._model(batch.clips, visible, masked, batch.ok)
+
+
+def clip_of(vit: ViTConfig) -> Clip:
+    """The clips that this encoder takes."""
+    return Clip(vit.frames, 1, vit.size)
+
+
+def still_batch(preset: Preset, device: torch.device, rows: int) -> Batch:
+    """A batch that was there all along: noise, of the shape of a real one."""
+    vit = preset.vit
+    clips = torch.randint(0, 256, (rows, 3, vit.frames, vit.size, vit.size), dtype=torch.uint8, device=device)
+    zeros = torch.zeros(rows, dtype=torch.int64, device=device)
+    return Batch(clips, zeros, "gpu", zeros, torch.ones(rows, dtype=torch.bool, device=device))
+
+
+def take_steps(trainer: Trainer, batches: Callable[[], Batch], steps: int) -> float:
+    """Seconds a step, over `steps` steps; what was asked of the device before is not counted."""
+    wait_for(trainer.device)
+    started = time.perf_counter()
+    loss = trainer.step(batches())
+    for _ in range(steps - 1):
+        loss = trainer.step(batches())
+    wait_for(trainer.device)
+    seconds = (time.perf_counter() - started) / steps
+    if not bool(loss.isfinite()):
+        raise ValueError("the loss is not finite")
+    return seconds
+
+
+def step_times(trainer: Trainer, corpus: Corpus, views: int, decoder: str) -> dict[str, Any]:
+    """Step times with a cached batch and with the loader, in turn; the ratio is the median over the rounds."""
+    preset, device = trainer.preset, trainer.device
+    cached: list[float] = []
+    real: list[float] = []
+    with ClipLoader(
+        [LoaderSource(corpus)], clip_of(preset.vit), Views(views), preset.rows, SEED, decoder, device=device
+    ) as loader:
+        kept = next(loader)
+        take_steps(trainer, lambda: kept, 2)
+        steps = max(SETTLING, round(preset.seconds / take_steps(trainer, lambda: kept, 3)))
+        waited = 0.0
+        for _ in range(preset.rounds):
+            cached.append(take_steps(trainer, lambda: kept, steps))
+            take_steps(trainer, lambda: next(loader), SETTLING)
+            before = loader.wait_seconds
+            real.append(take_steps(trainer, lambda: next(loader), steps))
+            waited += loader.wait_seconds - before
+        if loader.skipped:
+            raise ValueError(f"samples were skipped: {loader.skipped}")
+    ratios = [a / b for a, b in zip(real, cached)]
+    return {
+        "cached_ms": 1000 * median(cached),
+        "real_ms": 1000 * median(real),
+        "ratio": median(ratios),
+        "ratios": ratios,
+        "waiting_ms": 1000 * waited / (preset.rounds * steps),
+        "steps": steps,
+        "clips_per_second": preset.rows / median(real),
+        "precision": trainer.accelerator.mixed_precision,
+    }
+
+
+def batch_size(trainer: Trainer, rows: int) -> dict[str, Any]:
+    """Step time and memory of a cached batch of so many clips. Raises torch.OutOfMemoryError."""
+    on_gpu = trainer.device.type == "cuda"
+    if on_gpu:
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(trainer.device)
+    still = still_batch(trainer.preset, trainer.device, rows)
+    take_steps(trainer, lambda: still, 2)
+    steps = max(2, round(trainer.preset.seconds / take_steps(trainer, lambda: still, 1)))
+    seconds = take_steps(trainer, lambda: still, steps)
+    return {
+        "rows": rows,
+        "step_ms": 1000 * seconds,
+        "clips_per_second": rows / seconds,
+        "peak_bytes": torch.cuda.max_memory_allocated(trainer.device) if on_gpu else None,
+    }
+
+
+def waits(trainer: Trainer) -> int:
+    """How often a step makes the host wait for the GPU, where PyTorch can tell."""
+    still = still_batch(trainer.preset, trainer.device, trainer.preset.rows)
+    trainer.step(still)
+    if trainer.device.type != "cuda":
+        return 0
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer.step(still)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def profile(trainer: Trainer, path: Path) -> dict[str, Any]:
+    """Where the time of a cached step goes: kernels into `path`, and the share of it in which the device works."""
+    on_gpu = trainer.device.type == "cuda"
+    still = still_batch(trainer.preset, trainer.device, trainer.preset.rows)
+    activity = torch.profiler.ProfilerActivity.CUDA if on_gpu else torch.profiler.ProfilerActivity.CPU
+    take_steps(trainer, lambda: still, 2)
+    with torch.profiler.profile(activities=[activity]) as recorded:
+        seconds = take_steps(trainer, lambda: still, 3)
+    totals = recorded.key_averages()
+    order = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    path.write_text(totals.table(sort_by=order, row_limit=25, max_name_column_width=90))
+    busy = sum(getattr(event, order) for event in totals) / 1e6 / 3
+    return {"step_ms": 1000 * seconds, "busy_share": busy / seconds}

@@ -1,0 +1,89 @@
+"""The tables of docs/storage.md out of what storage.py and storage_faults.py wrote. Every number comes from there.
+
+    python benchmarks/storage_tables.py
+
+Each goes between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+PAGE = HERE.parent / "docs" / "storage.md"
+
+
+def fault_table(results: dict[str, Any]) -> str:
+    """One row a fault, one column a target."""
+    targets = list(results["rows"][0]["cells"])
+    lines = [f"| fault | {' | '.join(targets)} |", "|---" * (1 + len(targets)) + "|"]
+    for row in results["rows"]:
+        lines.append(f"| {row['fault']} | {' | '.join(_cell(cell) for cell in row['cells'].values())} |")
+    log = results["log"]
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"{results['cells_as_they_should']} of {results['cells']} cells as they should be, with "
+            f"{results['faults']} faults; silently wrong: {results['silently_wrong']}. The slowest end took "
+            f"{results['slowest_end_seconds']:.0f} s. {log['credentials_looked_for']:,} key ids, secrets, tokens and "
+            f"signatures were looked for in {log['megabytes']:.0f} MB of DEBUG logs and messages: "
+            f"{log['credentials_found']} found.",
+            "",
+        ]
+    )
+
+
+def _cell(cell: dict[str, Any]) -> str:
+    seconds = f"{cell['seconds']:.1f} s"
+    if cell["outcome"] == "recovered":
+        return f"same, {cell['faults']} of {cell['gets']} GETs, {seconds}"
+    return f"{cell['outcome']}, {seconds}"
+
+
+def storage_table(results: dict[str, Any]) -> str:
+    """The clients side by side, and training from the bucket beside training from the folder."""
+    lines = ["| client | MB/s | CPU s/GB | what it does with the bytes |", "|---|---:|---:|---|"]
+    for row in results["clients"]:
+        figures = [row.get(f"median_{key}", "-") for key in ("MB_per_second", "cpu_s_per_GB")]
+        lines.append(f"| {row['client']} | {figures[0]} | {figures[1]} | {row.get('failed', row['note'])} |")
+    training = results["training"]
+    turns = training["turns"]
+    lines += ["", "| demo job, stage 1 | clips/s | waiting for data | first batch after |", "|---|---:|---:|---:|"]
+    for place, figures in turns.items():
+        speed, share, first = (
+            sorted(figures[key])[len(figures[key]) // 2]
+            for key in ("samples_per_second", "data_share", "first_batch_seconds")
+        )
+        lines.append(f"| {place} | {speed:.0f} | {share:.1%} | {first:.2f} s |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"From the bucket at {training['speed_ratio_cold']:.3f} of the folder's clips/s with a cold cache and "
+            f"{training['speed_ratio_warm']:.3f} with a warm one (medians of {len(turns['folder']['sequence'])} "
+            "rounds, after the first batch; the same samples in the same order). The first batch of a cold start comes "
+            f"{training['first_batch_seconds_over_folder_and_one_fetch']:+.2f} s after the folder's plus one shard's "
+            f"fetch ({training['one_shard_fetch_seconds']:.2f} s).",
+            "",
+        ]
+    )
+
+
+def with_tables(page: str) -> str:
+    """The page with its tables made anew."""
+    for name, make in (("faults", fault_table), ("storage", storage_table)):
+        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+        if begin not in page or end not in page:
+            sys.exit(f"{PAGE} has no lines {begin.strip()} and {end}; put them where the table goes")
+        before, _, after = page.partition(begin)
+        table = make(json.loads((HERE / "results" / f"{name}.json").read_bytes()))
+        page = before + begin + table + end + after.partition(end)[2]
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,102 @@
+"""`understudy audit`: what is left of people in a corpus, with a bound, and what else it gives away."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from understudy.shards.errors import UserError
+from understudy.shards.remote import parse_address
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Look for people that are left in a corpus, and for all that is not pixels. Writes audit.json and audit.html.
+
+    CORPUS may be one of ours, a folder of WebDataset tars, or a folder of videos. Without canaries (videos that are
+    known to show people) there are counts but no bound, as nobody knows what the detectors miss. Exit status 1 where
+    something but pixels was found.
+    """
+
+    corpus: Annotated[str, tyro.conf.Positional, arg(metavar="CORPUS")]
+    """A corpus (folder, s3://bucket/prefix or https://host/path), or a folder of tars or videos."""
+    canaries: Annotated[Path | None, arg(metavar="FOLDER")] = None
+    """Videos, or corpora, that show people in every frame; each folder in it is a group, the worst of which counts."""
+    half_canaries: bool = False
+    """Show the canaries at half their size too, as small people are missed first."""
+    detectors: tuple[str, ...] = ("body-parts", "mtcnn", "text")
+    """NAME or NAME:WEIGHTS, of body-parts, mtcnn, pose, palm, face, text, torchvision, transformers."""
+    tiles: tuple[int, ...] = (1, 2)
+    """Scales: each n looks at n x n overlapping parts of the frame."""
+    every: int = 1
+    """Look at every n-th frame."""
+    clips: int = 0
+    """Look at so many clips drawn at random; 0 for all."""
+    confidence: float = 0.95
+    """Of the bounds."""
+    names: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Names of the sources, one a line: none may lie in a shard, or be what a key is a plain hash of."""
+    attribute: Annotated[Path | None, arg(metavar="FILE")] = None
+    """Lines `KEY,VALUE` with something about the person in a sample, to see whether its traces tell it."""
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the corpus)")] = None
+    """Where audit.json and audit.html go. The page shows frames: don't publish it."""
+    fps: float = 6.0
+    """Frames a second at which videos that are not packed are looked at."""
+    short_side: int = 360
+    """Their short side in pixels."""
+    seed: int = 0
+    """Draws clips and frames."""
+    device: str = "cpu"
+    """Of the detectors that torch runs: cpu or cuda."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core, or one for cuda)")] = None
+    """Processes that look; 0 for this one."""
+
+    def run(self) -> None:
+        """Do it, and say on standard output what came of it."""
+        from understudy.privacy.audit import AuditConfig
+        from understudy.privacy.audit_run import read_attribute, run_audit
+        from understudy.privacy.report import summary
+
+        root = parse_address(self.corpus)
+        if self.out is None and not isinstance(root, Path):
+            raise UserError(f"{root}: lies elsewhere; name a folder for the audit with --out")
+        out = self.out if self.out is not None else Path(self.corpus)
+        for name, value in (("every", self.every), ("fps", self.fps), ("short-side", self.short_side)):
+            if value <= 0:
+                raise UserError(f"--{name} {value}: say a number above 0")
+        if not 0.5 <= self.confidence < 1 or self.clips < 0 or any(count < 1 for count in self.tiles):
+            raise UserError("--confidence is from 0.5 to below 1, --clips at least 0, --tiles at least 1")
+        workers = self.workers
+        if workers is None:
+            workers = 1 if self.device != "cpu" else len(os.sched_getaffinity(0))
+        config = AuditConfig(
+            detectors=self.detectors,
+            tiles=self.tiles,
+            every=self.every,
+            clips=self.clips,
+            confidence=self.confidence,
+            seed=self.seed,
+            device=self.device,
+        )
+        body = run_audit(
+            root,
+            out,
+            config,
+            canaries=self.canaries,
+            halves=self.half_canaries,
+            names=self.names.read_text().splitlines() if self.names else (),
+            attribute=read_attribute(self.attribute) if self.attribute else None,
+            fps=self.fps,
+            short_side=self.short_side,
+            workers=workers,
+        )
+        print(summary(body))
+        print(out / "audit.html")
+        if body["findings"]:
+            sys.exit(1)

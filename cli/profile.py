@@ -1,0 +1,107 @@
+"""`understudy profile`: which stage of the loader bounds it here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from understudy.shards.remote import parse_address
+
+if TYPE_CHECKING:
+    from understudy.loader.profile import Profile as Figures
+
+TRACED = 48  # batches
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Time each stage of the loader alone, then all together, and say which one bounds it."""
+
+    corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
+    """The corpus: a folder, s3://bucket/prefix or https://host/path."""
+    decoder: str = "auto"
+    """auto, native, plain, dali or reference."""
+    views: int = 4
+    """Crops out of each decoded window."""
+    batch_size: int = 32
+    """Crops a batch."""
+    threads: int = 0
+    """Threads that read and decode; 0 for one a core."""
+    frames: int = 16
+    """Frames of a clip."""
+    size: int = 224
+    """Pixels of its sides."""
+    device: str = "auto"
+    """Where clips go: cpu, cuda, or auto for a GPU if there is one."""
+    seconds: float = 3.0
+    """For each stage."""
+    out: Path | None = None
+    """Write the figures to this file too, as JSON."""
+    trace: Path | None = None
+    """Write a trace of the first batches to this file, for https://ui.perfetto.dev."""
+
+    def run(self) -> None:
+        """Do it."""
+        import json
+        import sys
+        from dataclasses import asdict
+
+        import torch
+
+        from understudy.loader.batch import default_threads
+        from understudy.loader.profile import Pipeline, profile, trace_batches
+        from understudy.loader.views import Clip, Views
+        from understudy.shards.files import write_atomic
+        from understudy.shards.manifest import Corpus
+
+        gpu = self.device == "auto" and torch.cuda.is_available()
+        pipeline = Pipeline(
+            Corpus.open(parse_address(self.corpus)),
+            Clip(frames=self.frames, size=self.size),
+            Views(count=self.views),
+            self.batch_size,
+            self.decoder,
+            self.threads or default_threads(),
+            ("cuda" if gpu else "cpu") if self.device == "auto" else self.device,
+        )
+        if self.trace:
+            write_atomic(self.trace, trace_batches(pipeline, TRACED).encode())
+        say = (lambda name: print(f"timing: {name}", file=sys.stderr)) if sys.stderr.isatty() else (lambda _: None)
+        figures = profile(pipeline, self.seconds, say)
+        print(as_text(figures))
+        if self.out:
+            write_atomic(self.out, (json.dumps(asdict(figures), indent=1) + "\n").encode())
+
+
+WHAT = {
+    "order": "which samples come next",
+    "read": "encoded bytes from shards, checked",
+    "decode": "bytes to clips",
+    "deliver": "batches to the device",
+    "whole": "all at once, as in training",
+}
+
+
+def as_text(figures: Figures) -> str:
+    """A table of the stages and one sentence."""
+    lines = [
+        f"{figures.corpus}: {figures.codec}, decoder {figures.decoder}, {figures.threads} threads, to {figures.device}",
+        f"batches of {figures.batch_size}, {figures.views} views of each window, "
+        f"{figures.clip.frames} frames of {figures.clip.size} x {figures.clip.size}; a sample is one view",
+        "",
+        f"{'stage':10}{'samples/s':>12}{'CPU ms/sample':>16}{'share':>8}",
+    ]
+    for stage in (*figures.stages, figures.whole):
+        share = f"{stage.share:.0%}" if stage is not figures.whole else ""
+        mark = "  <- the slowest" if stage.name == figures.bound else ""
+        rate = f"{stage.samples_per_second:,.0f}"
+        lines.append(f"{stage.name:10}{rate:>12}{stage.cpu_ms_per_sample:>16.3f}{share:>8}  {WHAT[stage.name]}{mark}")
+    [slowest] = [stage for stage in figures.stages if stage.name == figures.bound]
+    reached = figures.whole.samples_per_second / slowest.samples_per_second
+    lines += ["", f"{figures.bound} bounds this loader; all together reach {reached:.0%} of what it does alone"]
+    if figures.failed:
+        lines.append(f"{figures.failed} videos could not be used; find them with: understudy lint")
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""`understudy remove-people`: videos without their people, and a record of what could not be done safely."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import arg
+
+from understudy.shards.errors import UserError
+
+if TYPE_CHECKING:
+    from understudy.privacy.removal import Removal
+
+SECRET = "~/.config/understudy/secret"  # as help shows it; XDG_CONFIG_HOME is honoured
+
+
+@dataclass(frozen=True)
+class RemovalOptions:
+    """How people are found, what comes in their place, and when a clip is given up."""
+
+    segmenter: Literal["mediapipe", "maskrcnn", "transformers"] = "mediapipe"
+    """mediapipe: from its wheel, no model hub, Apache-2.0. maskrcnn: torchvision's v2, code BSD-3, weights trained on
+    COCO. transformers: a local folder with Mask2Former, RF-DETR-Seg or the like, under the licence of that model."""
+    weights: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: see docs/removal.md)")] = None
+    """Weights: mediapipe's wheel, maskrcnn's .pth or .safetensors, or a transformers model folder."""
+    masks: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: masks are made)")] = None
+    """Masks of your own instead: FOLDER/SOURCE/000000.png and so on, SOURCE being the video's path without suffix."""
+    device: str = "cpu"
+    """Device of the maskrcnn and transformers segmenters, cuda for example."""
+    filler: Annotated[str, arg(metavar="{background,inpaint,flat,MODULE:FUNCTION}")] = "background"
+    """What other frames show and smooth inpainting for the rest; only inpainting; grey; or your own function."""
+    shape: Literal["mask", "box"] = "mask"
+    """What is removed: people's outlines with a margin, or boxes, which leave no silhouette in the filling."""
+    belongings: bool = True
+    """Remove shadows, missed limbs and things in hand too: what stands out from the background close to a person."""
+    exact: bool = False
+    """The masks of --masks are right to the pixel and miss nobody; then every frame counts as background."""
+    threshold: float = 0.3
+    """Probability from which a pixel is of a person."""
+    margin: float = 1.0
+    """Margin around people, in tenths of their size."""
+    gate: tuple[str, ...] = ()
+    """Detectors that must see nobody afterwards, beside the segmenter itself: pose, palm, face, ... An audit can't use
+    the same ones again."""
+    max_unsure: float = 0.1
+    """Share of unsure frames above which a clip is dropped."""
+    max_masked: float = 0.35
+    """Share of the picture that may be masked."""
+    min_seen: float = 0.3
+    """Share of what is behind people that other frames must have shown, where it is not plain."""
+    max_residual: float = 0.0
+    """Share of the frames looked at afterwards in which somebody may still be seen."""
+
+    def removal(self) -> Removal:
+        """As the library takes it. Raises UserError for values out of range."""
+        from understudy.privacy.removal import Removal
+        from understudy.privacy.remove import Limits, Settings
+
+        for name in ("threshold", "max_unsure", "max_masked", "min_seen", "max_residual"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name.replace('_', ' ')} {getattr(self, name):g}: say a share from 0 to 1")
+        if not 0 <= self.margin <= 10:
+            raise UserError(f"margin {self.margin:g}: say a number from 0 to 10")
+        if self.masks and self.weights:
+            raise UserError("--masks and --weights: say one, with masks of your own nothing is segmented")
+        if self.exact and not self.masks:
+            raise UserError("--exact is for --masks only: no segmenter is right to the pixel")
+        return Removal(
+            segmenter=self.segmenter,
+            weights=self.weights,
+            masks=self.masks,
+            device=self.device,
+            filler=self.filler,
+            settings=Settings(
+                threshold=self.threshold,
+                margin=self.margin,
+                belongings=self.belongings,
+                shape=self.shape,
+                exact=self.exact,
+            ),
+            limits=Limits(self.max_unsure, self.max_masked, self.min_seen, self.max_residual),
+            gate=self.gate,
+        )
+
+
+@dataclass(frozen=True)
+class RemovePeople:
+    """Remove people from videos. Clips that can't be done safely are left out, with the reason. Killed, run it again:
+    it goes on where it stopped. Pack OUT afterwards, or do both at once with pack --remove-people."""
+
+    source: Annotated[Path, tyro.conf.Positional, arg(metavar="SOURCE")]
+    """A folder of class folders, or a text file with `path;label` a line."""
+    out: Annotated[Path, tyro.conf.Positional, arg(metavar="OUT")]
+    """New folder for the videos, OUT/CLASS/KEY.mp4 at their own size, and for the record, OUT/removal.jsonl."""
+    options: Annotated[RemovalOptions, tyro.conf.arg(name="")] = RemovalOptions()
+    fps: Annotated[float | None, arg(metavar="FPS", help_behavior_hint="(default: the video's own)")] = None
+    """Frames a second to keep; fewer take less time."""
+    sheets: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
+    """Folder for a picture of each clip before, masked and after. They show people: don't publish them."""
+    classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: from SOURCE)")] = None
+    """File of class names, one a line, in label order."""
+    root: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the list's own)")] = None
+    """Folder that a list's paths are relative to."""
+    secret_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=f"(default: {SECRET})")] = None
+    """Secret that the names of the videos are made with; made where there is none."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
+    """Processes; each needs about 1.5 GB."""
+
+    def run(self) -> None:
+        """Do it, and say on standard output what came of it."""
+        from understudy.privacy.removal import CLIPS, remove_from_all
+        from understudy.shards.collect import collect
+        from understudy.shards.keys import default_secret_path, load_secret
+
+        if self.fps is not None and not 0 < self.fps <= 240:
+            raise UserError(f"fps {self.fps:g}: say a rate above 0 and up to 240")
+        workers = len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+        if workers < 0:
+            raise UserError(f"{workers} workers: say at least 1, or 0 to work in this process")
+        removal = self.options.removal()
+        sources, classes = collect(self.source, self.out, root=self.root, classes_file=self.classes)
+        secret_file = self.secret_file or default_secret_path()
+        secret, created = load_secret(secret_file)
+        if created:
+            print(f"understudy: made {secret_file}, the secret that the videos' names hang on", file=sys.stderr)
+        summary = remove_from_all(
+            sources, classes, self.out, removal, secret, fps=self.fps, sheets=self.sheets, workers=workers
+        )
+        print(f"{self.out}: {summary.kept} kept, {summary.dropped} dropped, {summary.refused} refused")
+        for reason, count in summary.reasons:
+            print(f"  {count} x {reason}")
+        if summary.reasons:
+            print(f"  see {self.out / CLIPS}")

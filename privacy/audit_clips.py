@@ -1,0 +1,179 @@
+"""The clips of whatever is to be audited: a corpus of ours, a folder of WebDataset tars, or a folder of videos.
+
+Canaries (`canary.py`) are read here too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.shards.encode import encode
+from understudy.shards.errors import UserError
+from understudy.shards.files import sha256_of
+from understudy.shards.frames import decode_frames
+from understudy.shards.ingest import read_video
+from understudy.shards.manifest import MANIFEST, MEMBERS, Codec, Corpus
+from understudy.shards.remote import Address, Remote, parse_address
+from understudy.shards.sources import RefusedError, Source
+from understudy.shards.tarshard import read_spans
+
+Picture = NDArray[np.uint8]
+VIDEO = {"mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp", "mxf", "gif"}
+IMAGE = {"jpg", "jpeg", "png", "webp"}
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How video that is not packed is looked at: frames a second, pixels of the short side, and the encoder that
+    canaries go through first (None: none).
+    """
+
+    fps: float
+    short_side: int
+    codec: Codec | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip and how to get at it. `group` is empty but for canaries, where it is the group to be counted in.
+
+    `place` is a corpus of ours (`number` is the sample), a tar (`members` are the offset, size and extension of
+    those that make the clip), or a video file. With `half`, its pictures are shown at half their size.
+    """
+
+    key: str
+    place: str
+    number: int = -1
+    members: tuple[tuple[int, int, str], ...] = ()
+    group: str = ""
+    half: bool = False
+
+
+@dataclass(frozen=True)
+class Footage:
+    """What is audited: its clips, a digest of all of it (a manifest's own, where there is one), and what it is."""
+
+    clips: tuple[Clip, ...]
+    digest: str
+    corpus: Corpus | None
+
+
+def open_footage(root: Address) -> Footage:
+    """The clips at `root`. Raises UserError where there are none."""
+    if isinstance(root, Remote) or (root / MANIFEST).exists():
+        corpus = Corpus.open(root)
+        clips = tuple(Clip(key, str(root), number) for number, key in enumerate(corpus.keys))
+        return Footage(clips, corpus.manifest.digest, corpus)
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; name a corpus, a folder of .tar shards, or a folder of videos")
+    tars = sorted(root.glob("*.tar"))
+    files = tars or [path for path in sorted(root.rglob("*")) if path.suffix[1:].lower() in VIDEO]
+    clips = (
+        [clip for path in tars for clip in tar_clips(path)]
+        if tars
+        else [Clip(str(path.relative_to(root)), str(path)) for path in files]
+    )
+    if not clips:
+        raise UserError(f"{root}: neither {MANIFEST}, nor .tar shards with videos or pictures, nor videos in it")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(f"{path.relative_to(root)} {path.stat().st_size} {sha256_of(path)}\n".encode(errors="replace"))
+    return Footage(tuple(clips), digest.hexdigest(), None)
+
+
+def tar_clips(path: Path) -> Iterator[Clip]:
+    """The samples of a WebDataset shard: a video each, or pictures in the order in which they lie."""
+    pictures: dict[str, list[tuple[int, int, str]]] = {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            for member in archive:
+                key, _, extension = member.name.rpartition("/")[2].partition(".")
+                last = extension.rpartition(".")[2].lower()
+                where = (member.offset_data, member.size, last)
+                if member.isfile() and last in VIDEO:
+                    yield Clip(key, str(path), members=(where,))
+                elif member.isfile() and last in IMAGE:
+                    pictures.setdefault(key, []).append(where)
+    except tarfile.TarError as error:
+        raise UserError(f"{path}: not a plain tar ({error}); audit needs uncompressed WebDataset shards") from None
+    yield from (Clip(key, str(path), members=tuple(where)) for key, where in pictures.items())
+
+
+def clip_frames(clip: Clip, shape: Shape) -> Iterator[Picture]:
+    """The frames of a clip, RGB uint8 (H, W, 3). Raises RefusedError or ValueError where it can't be read whole."""
+    frames = _frames(clip, shape)
+    if clip.half:
+        frames = map(halved, frames)
+    if clip.group and shape.codec:
+        # Compressed as the corpus is, so that a detector meets canaries on equal terms.
+        encoded = encode(frames, shape.codec, fps=shape.fps, quality=85)
+        frames = decode_frames(encoded.members, shape.codec, encoded.frames)
+    yield from frames
+
+
+def halved(picture: Picture) -> Picture:
+    """A picture of the same size that shows `picture` at half its size, on a blurred enlargement of itself."""
+    from PIL import Image, ImageFilter
+
+    whole = Image.fromarray(picture)
+    ground = whole.filter(ImageFilter.GaussianBlur(max(whole.size) / 20))
+    small = whole.resize((max(1, whole.width // 2), max(1, whole.height // 2)), Image.Resampling.LANCZOS)
+    ground.paste(small, (whole.width // 4, whole.height // 4))
+    return np.asarray(ground)
+
+
+def _frames(clip: Clip, shape: Shape) -> Iterator[Picture]:
+    if clip.number >= 0:
+        yield from _packed(_corpus(clip.place), clip.number)
+    elif clip.members and clip.members[0][2] in IMAGE:
+        from PIL import Image
+
+        with Path(clip.place).open("rb") as file:
+            for offset, size, _ in clip.members:
+                with tempfile.SpooledTemporaryFile() as picture:
+                    picture.write(read_spans(file, [(offset, size)])[0])
+                    yield np.asarray(Image.open(picture).convert("RGB"))
+    elif clip.members:
+        offset, size, extension = clip.members[0]
+        with Path(clip.place).open("rb") as file, tempfile.NamedTemporaryFile(suffix=f".{extension}") as copy:
+            copy.write(read_spans(file, [(offset, size)])[0])
+            copy.flush()
+            yield from _video(Path(copy.name), shape)
+    else:
+        yield from _video(Path(clip.place), shape)
+
+
+def _video(path: Path, shape: Shape) -> Iterator[Picture]:
+    return read_video(Source(path.name, 0, path), fps=shape.fps, short_side=shape.short_side)
+
+
+def _packed(corpus: Corpus, sample: int) -> Iterator[Picture]:
+    payload = [extension for extension in MEMBERS[corpus.manifest.codec] if extension != "json"]
+    with os.fdopen(corpus.open_shard(int(corpus.shard[sample])), "rb") as file:
+        members = dict(zip(payload, read_spans(file, corpus.spans[sample].tolist())))
+    yield from decode_frames(members, corpus.manifest.codec, int(corpus.frames[sample]))
+
+
+@cache
+def _corpus(place: str) -> Corpus:
+    return Corpus.open(parse_address(place))
+
+
+def pictures_of(clip: Clip, shape: Shape, numbers: list[int]) -> dict[int, Picture]:
+    """Some frames of a clip by number; none of those that are not there any more."""
+    try:
+        frames = islice(clip_frames(clip, shape), max(numbers) + 1)
+        return {number: frame for number, frame in enumerate(frames) if number in numbers}
+    except (RefusedError, ValueError, OSError):
+        return {}

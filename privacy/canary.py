@@ -1,0 +1,42 @@
+"""Canaries: clips that are known to show people, put among the clips of an audit to measure what it misses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from understudy.privacy.audit_clips import VIDEO, Clip
+from understudy.shards.errors import UserError
+from understudy.shards.manifest import MANIFEST, Corpus
+
+
+def canary_clips(folder: Path, *, halves: bool = False) -> list[Clip]:
+    """The clips below `folder`, in groups: each folder in it is one, what lies in `folder` itself is one more. A group
+    is of videos, or a corpus of ours.
+
+    With `halves`, every group comes a second time with its pictures at half size, as small people are missed first.
+    The bound is made with the group that is seen worst. Every frame should show somebody: one that does not counts as
+    a miss. Raises UserError where there are no clips.
+    """
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder of canaries; put videos of people in it, in a folder for each group")
+    clips = _group(folder, "canaries", deep=False)
+    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+        clips += _group(inner, inner.name, deep=True)
+    if not clips:
+        raise UserError(f"{folder}: neither videos nor a corpus in it to use as canaries")
+    if halves:
+        clips += [replace(c, key=f"{c.key} at half size", group=f"{c.group}, half size", half=True) for c in clips]
+    return clips
+
+
+def _group(folder: Path, group: str, deep: bool) -> list[Clip]:
+    if (folder / MANIFEST).exists():
+        corpus = Corpus.open(folder)
+        return [Clip(f"canary/{key}", str(folder), number, group=group) for number, key in enumerate(corpus.keys)]
+    paths = sorted(folder.rglob("*") if deep else folder.glob("*"))
+    return [
+        Clip(f"canary/{group}/{path.relative_to(folder)}", str(path), group=group)
+        for path in paths
+        if path.suffix[1:].lower() in VIDEO
+    ]

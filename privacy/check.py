@@ -1,0 +1,286 @@
+"""What a media file holds besides pixels: tags, places, dates, sound, captions, user data. Never what the pixels show.
+
+The same function looks at our packed samples and at anyone's originals, so that finding nothing in the former means
+something. Tars, keys and sidecars are in `check_shards.py`.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from understudy.shards.container import open_container
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is not pixels: `what` in a word (location, date, sound ...), `detail` says where and which."""
+
+    what: str
+    detail: str
+
+
+# Tags without which no file is written, with the values that say nothing.
+_HARMLESS_TAGS = {"major_brand", "minor_version", "compatible_brands", "vendor_id"}
+_HARMLESS_VALUES = {"language": {"und"}, "handler_name": {"", "VideoHandler"}}
+_BOXES = {b"ftyp", b"free", b"moov", b"mdat"}
+_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf"}
+_NAMED_BOXES = {
+    b"\xa9xyz": "location", b"loci": "location", b"gpmd": "location", b"mebx": "sensor data", b"mett": "sensor data",
+    b"tmcd": "timecode", b"SEFT": "maker's trailer", b"sefd": "maker's trailer",
+}  # fmt: skip
+# Long enough not to come up by chance in compressed data, so they are looked for everywhere.
+_MARKS = {
+    b"ISO6709": "location",
+    b"http://ns.adobe.com/xap": "XMP",
+    b"<x:xmpmeta": "XMP",
+    b"Exif\0\0": "EXIF",
+    b"gpmd": "location",
+}
+_TAG_KINDS = (
+    ("location", "location"), ("gps", "location"), ("xyz", "location"), ("date", "date"), ("time", "date"),
+    ("make", "device"), ("model", "device"), ("software", "device"), ("firmware", "device"),
+)  # fmt: skip
+_LONG_MARK = 7
+
+
+def check_media(source: Path | bytes) -> list[Finding]:
+    """Everything but pixels in a video or JPEG file. A file that no one can open gives one finding, `unreadable`."""
+    data = source.read_bytes() if isinstance(source, Path) else source
+    if data[:2] == b"\xff\xd8":
+        return list(check_jpeg(data))
+    findings = [*_marks(data), *_tracks(data)]
+    if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        findings += _boxes(data)
+    return list(dict.fromkeys(findings))
+
+
+def _marks(data: bytes) -> Iterator[Finding]:
+    for mark, what in _MARKS.items():
+        if len(mark) >= _LONG_MARK and mark in data:
+            yield Finding(what, f"the bytes {mark.decode('latin-1')!r}")
+
+
+# --- ISO media: boxes ---
+
+
+def _boxes(data: bytes) -> Iterator[Finding]:
+    position = 0
+    while position < len(data):
+        box = _box(data, position, len(data))
+        if box is None:
+            yield Finding("trailing bytes", f"{len(data) - position} bytes after the last box")
+            return
+        kind, start, end = box
+        if kind not in _BOXES:
+            yield Finding(_NAMED_BOXES.get(kind, "box"), f"box {_text(kind)} at the top level")
+        elif kind == b"free" and any(data[start:end]):
+            yield Finding("hidden bytes", "a box `free` that is not empty")
+        elif kind == b"moov":
+            yield from _inside(data, start, end)
+        position = end
+
+
+def _inside(data: bytes, position: int, end: int) -> Iterator[Finding]:
+    while position < end:
+        box = _box(data, position, end)
+        if box is None:
+            return  # padding, as in some udta
+        kind, start, stop = box
+        if kind in _PARENTS:
+            yield from _inside(data, start, stop)
+        elif kind in (b"mvhd", b"tkhd", b"mdhd"):
+            wide = 8 if data[start] == 1 else 4
+            if any(data[start + 4 : start + 4 + 2 * wide]):
+                yield Finding("date", f"creation or modification time in {_text(kind)}")
+        elif kind == b"stsd":
+            yield from (
+                Finding(what, f"track of {_text(name)}")
+                for name, what in _NAMED_BOXES.items()
+                if name in data[start:stop]
+            )
+        elif kind in (b"udta", b"meta") and not _is_empty_meta(data[start:stop], kind):
+            names = [what for name, what in _NAMED_BOXES.items() if name in data[start:stop]]
+            yield Finding(names[0] if names else "tags", f"box {_text(kind)} with content")
+        elif kind in (b"uuid", b"chap"):
+            yield Finding("box", f"box {_text(kind)}")
+        position = stop
+
+
+def _is_empty_meta(content: bytes, kind: bytes) -> bool:
+    """Whether a udta or meta box holds nothing but an empty list, as muxers write it."""
+    if kind == b"udta":
+        inner = _box(content, 0, len(content)) if content else None
+        if not content or not any(content):
+            return True
+        return (
+            inner is not None
+            and inner[0] == b"meta"
+            and inner[2] == len(content)
+            and _is_empty_meta(content[inner[1] :], b"meta")
+        )
+    position = 4  # version and flags
+    while position < len(content):
+        box = _box(content, position, len(content))
+        if box is None:
+            return False
+        inner, start, position = box
+        if inner not in (b"hdlr", b"ilst", b"free") or (inner == b"ilst" and position > start):
+            return False
+    return True
+
+
+def _box(data: bytes, position: int, end: int) -> tuple[bytes, int, int] | None:
+    """Kind, start of content and end of the box at `position`; None where there is none."""
+    if position + 8 > end:
+        return None
+    size, start = int.from_bytes(data[position : position + 4], "big"), position + 8
+    kind = data[position + 4 : position + 8]
+    if size == 1 and position + 16 <= end:
+        size, start = int.from_bytes(data[position + 8 : position + 16], "big"), position + 16
+    elif size == 0:
+        size = end - position
+    return (kind, start, position + size) if start - position <= size <= end - position else None
+
+
+def _text(kind: bytes) -> str:
+    return kind.decode("latin-1")
+
+
+# --- Any container: streams, tags, units of the coded video ---
+
+
+def _tracks(data: bytes) -> Iterator[Finding]:
+    from av.error import FFmpegError
+    from av.stream import Disposition
+
+    try:
+        with open_container(io.BytesIO(data)) as container:
+            yield from _tags(container.metadata, "the file")
+            if container.chapters():
+                yield Finding("chapters", f"{len(container.chapters())} chapters")
+            seen_video = False
+            for stream in container.streams:
+                if stream.type != "video":
+                    yield Finding(_STREAMS.get(stream.type, "data track"), f"stream {stream.index} of {stream.type}")
+                elif stream.disposition & Disposition.attached_pic:
+                    yield Finding("picture", f"stream {stream.index} is an attached picture")
+                elif seen_video:
+                    yield Finding("second video", f"stream {stream.index}")
+                else:
+                    seen_video = True
+                yield from _tags(stream.metadata, f"stream {stream.index}")
+            yield from _units(container)
+    except (FFmpegError, ValueError) as error:
+        yield Finding("unreadable", getattr(error, "strerror", None) or str(error))
+
+
+_STREAMS = {"audio": "sound", "subtitle": "subtitles", "attachment": "attachment"}
+
+
+def _tags(tags: dict[str, str], where: str) -> Iterator[Finding]:
+    for name, value in tags.items():
+        if name in _HARMLESS_TAGS or value in _HARMLESS_VALUES.get(name, ()):
+            continue
+        lower = name.lower().replace("quicktime", "")  # in which there is a time
+        what = next((kind for part, kind in _TAG_KINDS if part in lower), "timecode" if lower == "timecode" else "tags")
+        yield Finding("timecode" if "timecode" in lower else what, f"tag {name} of {where}")
+
+
+def _units(container: InputContainer) -> Iterator[Finding]:
+    """Messages inside the coded video: SEI of H.264 and HEVC, user data and timecodes of MPEG-2 and MPEG-4."""
+    from av.error import FFmpegError
+
+    # Streams of a codec unknown to FFmpeg have no context, whatever the annotation says.
+    streams = [stream for stream in container.streams.video if getattr(stream, "codec_context", None) is not None]
+    if not streams:
+        return
+    stream = streams[0]
+    codec = stream.codec_context.name
+    extra = bytes(stream.codec_context.extradata or b"")
+    prefix = 0
+    if codec in ("h264", "hevc") and extra[:1] == b"\x01":
+        prefix = (extra[4 if codec == "h264" else 21] & 3) + 1
+    kinds: set[str] = set()
+    try:
+        for packet in container.demux(stream):
+            kinds.update(_messages(bytes(packet), codec, prefix))
+    except FFmpegError:
+        pass  # damage is the packer's business; what came before it counts
+    for kind in sorted(kinds):
+        yield Finding(kind, f"inside the {codec} stream")
+
+
+def _messages(data: bytes, codec: str, prefix: int) -> Iterator[str]:
+    if codec in ("h264", "hevc"):
+        for unit in _length_prefixed(data, prefix) if prefix else _started(data):
+            kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+            if kind in ((6,) if codec == "h264" else (39, 40)):
+                yield "captions" if b"GA94" in unit else "user data (SEI)"
+    elif codec in ("mpeg2video", "mpeg1video", "mpeg4"):
+        for unit in _started(data):
+            if unit[0] == 0xB2:
+                yield "captions" if b"GA94" in unit[:8] else "user data"
+            elif unit[0] == 0xB8 and codec != "mpeg4":
+                yield "timecode"
+
+
+def _length_prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
+    position = 0
+    while position + prefix < len(data):
+        size = int.from_bytes(data[position : position + prefix], "big")
+        unit = data[position + prefix : position + prefix + size]
+        if not unit:
+            return
+        yield unit
+        position += prefix + size
+
+
+def _started(data: bytes) -> Iterator[bytes]:
+    yield from (unit for unit in data.split(b"\0\0\1")[1:] if unit)
+
+
+# --- JPEG ---
+
+_PICTURE = {0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD}
+
+
+def check_jpeg(data: bytes) -> Iterator[Finding]:
+    """Segments of a JPEG that hold no picture data, anywhere up to its end, and bytes after that."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:
+            yield Finding("unreadable", f"no JPEG segment at byte {position}")
+            return
+        kind = data[position + 1]
+        if kind == 0xD9:
+            break
+        size = int.from_bytes(data[position + 2 : position + 4], "big")
+        content = data[position + 4 : position + 2 + size]
+        if kind == 0xE0 and content[:5] == b"JFIF\0" and len(content) == 14:
+            pass  # the plain mark, without a thumbnail
+        elif kind == 0xFE:
+            yield Finding("comment", "a JPEG comment")
+        elif kind not in _PICTURE:
+            what = "EXIF" if content[:4] == b"Exif" else "XMP" if b"adobe.com/xap" in content[:32] else "JPEG segment"
+            yield Finding(what, f"JPEG segment FF{kind:02X}")
+        position += 2 + size
+        if kind == 0xDA:
+            position = _scan_end(data, position)
+    if position + 2 < len(data):
+        yield Finding("trailing bytes", f"{len(data) - position - 2} bytes after the picture")
+
+
+def _scan_end(data: bytes, position: int) -> int:
+    """Where the next marker stands that is neither a stuffed byte nor a restart."""
+    while (position := data.find(b"\xff", position)) >= 0 and position + 1 < len(data):
+        if data[position + 1] != 0 and not 0xD0 <= data[position + 1] <= 0xD7:
+            return position
+        position += 2
+    return len(data)

@@ -1,0 +1,40 @@
+"""Which detectors there are, which suit an audit and which a removal's own gate, and getting one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from understudy.privacy.detect import Detector
+from understudy.shards.errors import UserError
+
+# The first six take weights that lie in wheels, the others a file of weights that the user names.
+NAMES = ("body-parts", "mtcnn", "pose", "palm", "face", "text", "torchvision", "transformers")
+# Sees people without the weights that the no-download removal works with, so that the two are independent.
+AUDIT_DEFAULT = ("body-parts", "mtcnn", "text")
+# Shares weights with that removal, so it can gate a clip there without spoiling the audit.
+GATE_DEFAULT = ("pose", "palm", "face")
+
+
+def load_detector(spec: str, *, tiles: Sequence[int] = (1, 2), device: str = "cpu") -> Detector:
+    """The detector `NAME` or `NAME:WEIGHTS`, weights being a file, a wheel or (transformers) a model folder.
+
+    `tiles` are the scales: each n cuts the frame into n x n overlapping parts that are looked at one by one.
+    Raises UserError where the name is unknown, the weights are missing (with the command that gets them), or a
+    library is not installed.
+    """
+    name, _, given = spec.partition(":")
+    weights = Path(given).expanduser() if given else None
+    if name not in NAMES:
+        raise UserError(f"detector {name!r}: there are {', '.join(NAMES)}")
+    if name in ("torchvision", "transformers"):
+        from understudy.privacy import detect_torch
+
+        return detect_torch.load(name, weights, tiles, device)
+    if name == "mtcnn":
+        from understudy.privacy.detect_mtcnn import Mtcnn
+
+        return Mtcnn.load(weights, device)
+    from understudy.privacy import detect_opencv
+
+    return detect_opencv.load(name, weights, tiles)

@@ -1,0 +1,328 @@
+"""Removing people from many videos: in parallel, resumable, with a record of what was kept and why the rest was not.
+
+One video is the business of `remove.py`; packing straight into a corpus goes through `read_without_people`.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import json
+import os
+from collections import Counter
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from understudy.privacy.detect import Detector
+from understudy.privacy.detectors import load_detector
+from understudy.privacy.fill import Filler, load_filler
+from understudy.privacy.opencv import opencv
+from understudy.privacy.remove import Limits, Removed, Settings, Tally, remove_people
+from understudy.privacy.segment import Segmenter
+from understudy.privacy.segmenters import MaskFiles, Name, Recheck, load_segmenter
+from understudy.privacy.sheet import Sheet
+from understudy.shards.encode import encode
+from understudy.shards.errors import UserError
+from understudy.shards.files import write_atomic
+from understudy.shards.ingest import Shape, native, read_video
+from understudy.shards.keys import sample_key
+from understudy.shards.sources import RefusedError, Source
+from understudy.shards.workers import Beat, Lost, confined_map
+
+RECORD = "removal.json"  # how people were removed
+CLIPS = "removal.jsonl"  # what became of each source; names sources, so it is for the owner's eyes
+QUALITY = 98  # of the videos written: what is packed from them is compressed once more
+PATIENCE_S = 600.0  # for a batch of frames, or for filling a shot
+
+Outcome = Literal["kept", "dropped", "refused"]
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Everything that decides how people are removed and what is kept; picklable, for worker processes."""
+
+    segmenter: Name = "mediapipe"
+    weights: Path | None = None
+    masks: Path | None = None
+    device: str = "cpu"
+    filler: str = "background"
+    settings: Settings = field(default_factory=Settings)
+    limits: Limits = field(default_factory=Limits)
+    gate: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What became of one source. Shares are 0..1: `masked` of the picture, `seen` of the holes."""
+
+    path: str
+    label: int
+    outcome: Outcome
+    reason: str | None = None
+    out: str | None = None
+    frames: int = 0
+    unsure: int = 0
+    masked: float = 0.0
+    seen: float = 0.0
+    looked: int = 0
+    hits: int = 0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How many sources came to what, and the most common reasons for dropping one."""
+
+    kept: int
+    dropped: int
+    refused: int
+    reasons: tuple[tuple[str, int], ...]
+
+
+def remove_from_all(
+    sources: Sequence[Source],
+    classes: Sequence[str],
+    out: Path,
+    removal: Removal,
+    secret: bytes,
+    *,
+    fps: float | None = None,
+    sheets: Path | None = None,
+    workers: int = 0,
+    progress: bool = True,
+) -> Summary:
+    """Write each source without its people as `out/CLASS/KEY.mp4`, at its own size and rate (or at `fps`).
+
+    KEY is the keyed hash of the source's id, so that names of people or places in file names end here. Sources whose
+    people can't be removed safely are left out, with the reason in `removal.jsonl`. Called again after an
+    interruption it does what is missing, with the same result. `sheets` is a folder for pictures of before, mask and
+    after. Raises UserError where `out` holds something else.
+    """
+    tools(removal)  # so that what is missing is said here, not by every worker
+    for name in classes:
+        if "/" in name or name.startswith("."):
+            raise UserError(f"class {name!r} can't be the name of a folder; rename it")
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"removal": describe(removal), "fps": fps, "secret": sample_key(secret, "understudy")}
+    with _locked(out) as clips:
+        _remember(out, record)
+        done = _load_clips(clips)
+        work = functools.partial(_remove_source, tuple(classes), out, removal, secret, fps, sheets)
+        missing = [source for source in sources if source.id not in done]
+        results = confined_map(work, missing, workers=workers, patience_s=PATIENCE_S)
+        bar = tqdm(
+            total=len(sources),
+            initial=len(sources) - len(missing),
+            desc="remove people",
+            unit="clip",
+            disable=None if progress else True,
+        )
+        with bar, closing(results):
+            for source, result in zip(missing, results):
+                if isinstance(result, Lost):
+                    result = Clip(source.id, source.label, "refused", result.reason)
+                done[source.id] = result
+                _append(clips, result)
+                bar.set_postfix_str(f"{sum(clip.outcome != 'kept' for clip in done.values())} left out", refresh=False)
+                bar.update()
+        listed = [done[source.id] for source in sorted(sources, key=lambda source: source.id)]
+        write_atomic(clips, "".join(_line(clip) for clip in listed).encode())
+        clips.chmod(0o600)
+        summary = summarise(listed)
+        write_atomic(out / RECORD, json.dumps({**record, "counts": asdict(summary)}, indent=1).encode())
+    return summary
+
+
+def read_without_people(
+    source: Source, *, fps: float, short_side: int, removal: Removal
+) -> Iterator[NDArray[np.uint8]]:
+    """As `read_video`, but without the people, who are removed at the source's own size.
+
+    Raises RefusedError, possibly after all frames, where they can't be removed safely: use none of them then.
+    """
+    tally = Tally()
+    for shot in _shots(source, fps, removal, tally, lambda: None):
+        height, width = shot.frames.shape[1:3]
+        shape = Shape.fit(width / height, short_side)
+        for frame in shot.frames:
+            yield _resized(frame, shape)
+    reason = tally.why_dropped(removal.limits)
+    if reason:
+        raise RefusedError(reason)
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """What `describe` said when `folder` was made, None where it was made otherwise; UserError if it is unfinished."""
+    try:
+        record: Any = json.loads((folder / RECORD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if "counts" not in record:
+        raise UserError(f"{folder}: people are not removed from all of it yet; run remove-people again")
+    return record["removal"]
+
+
+def describe(removal: Removal) -> dict[str, Any]:
+    """How people are removed, for the `removal` of KEY.json: an audit reads in `models` what it must not use again."""
+    segment, _, gate = tools(removal)
+    own = [] if segment is None else list(segment.models)
+    return {
+        "tool": "understudy",
+        "version": version("understudy"),
+        "segmenter": "masks" if segment is None else segment.name,
+        "licence": "of the masks' owner" if segment is None else segment.licence,
+        "models": sorted({*own, *(model for detector in gate for model in detector.models)}),
+        "filler": removal.filler,
+        "gate": [detector.name for detector in gate],
+        "settings": asdict(removal.settings),
+        "limits": asdict(removal.limits),
+    }
+
+
+@functools.cache
+def tools(removal: Removal) -> tuple[Segmenter | None, Filler, tuple[Detector, ...]]:
+    """Segmenter (None where masks are given), filler and gate, loaded once a process."""
+    opencv()
+    if removal.masks is not None and not removal.masks.is_dir():
+        raise UserError(f"{removal.masks}: no such folder; masks are FOLDER/SOURCE/000000.png and so on")
+    segment = None if removal.masks else load_segmenter(removal.segmenter, removal.weights, removal.device)
+    again = () if segment is None else (Recheck(segment),)
+    gate = tuple(load_detector(spec, device=removal.device) for spec in removal.gate)
+    return segment, load_filler(removal.filler), (*again, *gate)
+
+
+def summarise(clips: Sequence[Clip]) -> Summary:
+    """Counts by outcome."""
+    counts = Counter(clip.outcome for clip in clips)
+    reasons = Counter(clip.reason for clip in clips if clip.reason)
+    return Summary(counts["kept"], counts["dropped"], counts["refused"], tuple(reasons.most_common(5)))
+
+
+def _shots(source: Source, fps: float, removal: Removal, tally: Tally, beat: Beat) -> Iterator[Removed]:
+    segment, fill, gate = tools(removal)
+    native_fps, short_side = native(source)
+    if segment is None:
+        assert removal.masks is not None
+        segment = MaskFiles(removal.masks / Path(source.id).with_suffix(""), native_fps / fps)
+    frames = read_video(source, fps=fps, short_side=short_side)
+    yield from remove_people(frames, fps, segment, fill, removal.settings, gate, tally, beat)
+
+
+def _remove_source(
+    classes: tuple[str, ...],
+    out: Path,
+    removal: Removal,
+    secret: bytes,
+    fps: float | None,
+    sheets: Path | None,
+    source: Source,
+    beat: Beat,
+) -> Clip:
+    """Runs in a worker process."""
+    tally, sheet = Tally(), Sheet()
+    key = sample_key(secret, source.id)
+
+    def frames(rate: float) -> Iterator[NDArray[np.uint8]]:
+        for shot in _shots(source, rate, removal, tally, beat):
+            if sheets is not None:
+                sheet.add(shot)
+            for frame in shot.frames:
+                beat()
+                yield _even(frame)
+
+    try:
+        rate = fps or native(source)[0]
+        video = encode(frames(rate), "h264", fps=rate, quality=QUALITY).members["mp4"]
+    except RefusedError as error:
+        return Clip(source.id, source.label, "refused", str(error))
+    reason = tally.why_dropped(removal.limits)
+    if sheets is not None:
+        sheet.save(sheets / f"{key}.png", f"{source.id}: {reason or 'kept'}")
+    place = f"{classes[source.label]}/{key}.mp4"
+    if reason is None:
+        (out / place).parent.mkdir(exist_ok=True)
+        write_atomic(out / place, video)
+    return Clip(
+        path=source.id,
+        label=source.label,
+        outcome="dropped" if reason else "kept",
+        reason=reason,
+        out=None if reason else place,
+        frames=tally.frames,
+        unsure=tally.unsure,
+        masked=round(tally.masked / max(tally.frames - tally.unsure, 1), 4),
+        seen=round(tally.seen / max(tally.hole, 1), 4),
+        looked=tally.looked,
+        hits=tally.hits,
+    )
+
+
+def _even(frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
+
+
+def _resized(frame: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
+    cv2 = opencv()
+
+    if frame.shape[:2] == (shape.height, shape.width):
+        return frame
+    method = cv2.INTER_AREA if shape.height < frame.shape[0] else cv2.INTER_CUBIC
+    return cast("NDArray[np.uint8]", cv2.resize(frame, (shape.width, shape.height), interpolation=method))
+
+
+@contextmanager
+def _locked(out: Path) -> Generator[Path]:
+    """The list of clips in `out`, for this process alone."""
+    known = (out / RECORD).exists() or (out / CLIPS).exists()
+    if not known and any(out.iterdir()):
+        raise UserError(f"{out}: holds other files; give a new or an empty folder")
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{out}: another process is at work there; wait for it, or give another OUT") from None
+        yield out / CLIPS
+
+
+def _remember(out: Path, record: dict[str, Any]) -> None:
+    try:
+        begun: Any = json.loads((out / RECORD).read_bytes())
+    except FileNotFoundError:
+        write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
+        return
+    begun.pop("counts", None)
+    differing = [name for name in record if begun.get(name) != json.loads(json.dumps(record[name]))]
+    if differing:
+        raise UserError(
+            f"{out}: begun with another {', '.join(differing)}; use the same again, give another OUT, or delete it"
+        )
+
+
+def _load_clips(path: Path) -> dict[str, Clip]:
+    """The clips that are done. A last line that a kill cut short is not there."""
+    if not path.exists():
+        return {}
+    lines = path.read_bytes().split(b"\n")
+    clips = [Clip(**json.loads(line)) for line in lines[:-1]]
+    if lines[-1]:
+        write_atomic(path, b"".join(line + b"\n" for line in lines[:-1]))
+    return {clip.path: clip for clip in clips}
+
+
+def _append(path: Path, clip: Clip) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    with os.fdopen(descriptor, "ab") as file:
+        file.write(_line(clip).encode())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _line(clip: Clip) -> str:
+    return json.dumps(asdict(clip)) + "\n"

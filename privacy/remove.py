@@ -1,0 +1,192 @@
+"""Taking the people out of one video: shots, masks, camera, background, filling, and the reasons to give it up.
+
+Files, many videos at once and the record are in `removal.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from understudy.privacy.background import LEAST, behind, belongings
+from understudy.privacy.detect import Detector
+from understudy.privacy.fill import Filler, Frames, Shot
+from understudy.privacy.masks import Masks, around_in_time, boxed, solid, steady, widened
+from understudy.privacy.opencv import opencv
+from understudy.privacy.segment import Segmenter
+from understudy.privacy.shots import split_shots
+from understudy.privacy.stabilise import camera_motion
+from understudy.privacy.track import follow
+
+BATCH = 16  # frames that a segmenter gets at a time
+GUARD_S = 0.07  # a pixel masked within so many seconds is no source of background
+REACH = 2.5  # of the zone around people, in widths of the margin: what belongs to them is looked for there
+PLAIN = 4.0  # mean difference of neighbouring pixels, grey levels, up to which inpainting looks like the real thing
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a clip is given up. All are shares, 0..1."""
+
+    unsure: float = 0.1
+    """Of the frames, in which someone may have been missed. What is in such a frame is never shown."""
+    masked: float = 0.35
+    """Of the picture, that is masked."""
+    seen: float = 0.3
+    """Least share of the holes in front of a textured background that other frames show."""
+    residual: float = 0.0
+    """Of the frames looked at afterwards, in which a detector sees a person."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How people are removed."""
+
+    threshold: float = 0.3
+    """Probability from which a pixel is of a person; low, as what is missed costs more than what is masked too much."""
+    least_confidence: float = 0.5
+    """A frame on which the segmenter is less sure than this is unsure."""
+    margin: float = 1.0
+    """Width of the margin around people, in units of a tenth of a person's size. 0 takes the masks as they are."""
+    belongings: bool = True
+    """Remove shadows, limbs that were missed and things in hand too: what stands out from the background close by."""
+    shape: Literal["mask", "box"] = "mask"
+    """box removes whole boxes, so that no silhouette shows in the filling."""
+    exact: bool = False
+    """The masks are known to be right wherever there are any: then each may be relied on alone."""
+    gate_every: int = 5
+    """One frame in so many is looked at again afterwards."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """One shot: the frames without people, and what was done. Arrays as in `Shot`; `unsure` (T,)."""
+
+    frames: Frames
+    before: Frames
+    holes: Masks
+    seen: Masks
+    unsure: NDArray[np.bool_]
+
+
+@dataclass
+class Tally:
+    """What was found in a clip, added up shot by shot."""
+
+    frames: int = 0
+    unsure: int = 0
+    masked: float = 0.0
+    hole: int = 0
+    seen: int = 0
+    textured_hole: int = 0
+    textured_seen: int = 0
+    looked: int = 0
+    hits: int = 0
+
+    def add(self, shot: Removed) -> None:
+        """Count a shot, but for what detectors see in it."""
+        sure = ~shot.unsure
+        self.frames += len(sure)
+        self.unsure += int(shot.unsure.sum())
+        self.masked += float(shot.holes[sure].mean((1, 2)).sum())
+        hole, seen = shot.holes.sum((1, 2)), shot.seen.sum((1, 2))
+        self.hole += int(hole.sum())
+        self.seen += int(seen.sum())
+        for number in np.flatnonzero(hole):
+            if _texture(shot.frames[number], ~shot.holes[number]) > PLAIN:
+                self.textured_hole += int(hole[number])
+                self.textured_seen += int(seen[number])
+
+    def why_dropped(self, limits: Limits) -> str | None:
+        """The reason, in words, or None where the clip may be kept."""
+        sure = self.frames - self.unsure
+        if self.unsure > limits.unsure * self.frames:
+            return f"the segmenter was unsure on {self.unsure} of {self.frames} frames"
+        if sure and self.masked > limits.masked * sure:
+            return f"people cover {self.masked / sure:.0%} of the picture"
+        if self.textured_hole and self.textured_seen < limits.seen * self.textured_hole:
+            return f"only {self.textured_seen / self.textured_hole:.0%} of what is behind people was ever seen"
+        if self.hits > limits.residual * self.looked:
+            return f"a person is still seen in {self.hits} of {self.looked} frames"
+        return None
+
+
+def remove_people(
+    frames: Iterable[NDArray[np.uint8]],
+    fps: float,
+    segment: Segmenter,
+    fill: Filler,
+    settings: Settings,
+    gate: Sequence[Detector],
+    tally: Tally,
+    beat: Callable[[], None] = lambda: None,
+) -> Iterator[Removed]:
+    """Yield the shots of a video without its people; `tally` says after the last one whether it is fit to keep.
+
+    `frames` are RGB uint8 (H, W, 3) at `fps` a second. `beat` is called as the work gets on.
+    """
+    for shot in split_shots(frames):
+        people, confidence = _segmented(shot, segment, settings.threshold, beat)
+        removed = remove_from_shot(shot, people, confidence < settings.least_confidence, fps, fill, settings)
+        beat()
+        tally.add(removed)
+        looked_at = removed.frames[:: settings.gate_every]
+        tally.looked += len(looked_at) if gate else 0
+        tally.hits += sum(any(hits) for hits in zip(*([bool(h) for h in detect(looked_at)] for detect in gate)))
+        beat()
+        yield removed
+
+
+def remove_from_shot(
+    frames: Frames, people: Masks, unsure: NDArray[np.bool_], fps: float, fill: Filler, settings: Settings
+) -> Removed:
+    """One shot without its people, who are at `people` (T, H, W) but for the frames that are `unsure` (T,).
+
+    No pixel of an unsure frame, or of one that seems to have missed someone, is in the result, neither in its own
+    place nor as background in another.
+    """
+    people = people if settings.exact else solid(people)
+    motion = camera_motion(frames, widened(people, settings.margin))
+    people, missed = follow(people, frames, motion, fps)
+    unsure = unsure | missed
+    holes = widened(people if settings.exact else steady(people, fps), settings.margin)
+    if settings.shape == "box":
+        holes = boxed(holes, fps)
+    zone = widened(people, REACH * settings.margin) | holes if settings.belongings else holes
+    zone[unsure] = holes[unsure] = True
+    # An unsure frame can't be used, so it need not guard the frames next to it.
+    guard = zone & ~unsure[:, None, None]
+    if not settings.exact:
+        guard = around_in_time(guard, max(1, round(GUARD_S * fps)))
+    core = np.zeros_like(people) if settings.exact else people & ~unsure[:, None, None]
+    usable = ~guard & ~unsure[:, None, None]
+    background, seen = behind(frames, zone, usable, core, motion, 1 if settings.exact else LEAST)
+    if settings.belongings:
+        holes = belongings(frames, holes, background, seen)
+    filled = fill(Shot(frames, holes, background, seen & holes, motion))
+    return Removed(filled, frames, holes, seen & holes, unsure)
+
+
+def _segmented(
+    shot: Frames, segment: Segmenter, threshold: float, beat: Callable[[], None]
+) -> tuple[Masks, NDArray[np.float32]]:
+    people, confidence = np.empty(shot.shape[:3], np.bool_), np.empty(len(shot), np.float32)
+    for start in range(0, len(shot), BATCH):
+        part = slice(start, start + BATCH)
+        found = segment(shot[part])
+        people[part], confidence[part] = found.probability > threshold, found.confidence
+        beat()
+    return people, confidence
+
+
+def _texture(frame: Frames, where: Masks) -> float:
+    """Mean absolute difference of pixels two apart, less what noise makes of it, in grey levels."""
+    cv2 = opencv()
+
+    grey = cv2.GaussianBlur(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), (0, 0), 1.0).astype(np.int16)
+    steps = np.abs(grey[:, 2:] - grey[:, :-2])[where[:, 1:-1]]
+    return float(steps.mean()) if steps.size else 0.0

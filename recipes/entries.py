@@ -1,0 +1,91 @@
+"""What a table of transfer is made of: encoders from checkpoints, tasks from pairs of corpora, and the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from understudy.models.loading import load_encoder
+from understudy.models.vit import VideoViT, ViTConfig, init_xavier
+from understudy.recipes.features import weights_digest
+from understudy.recipes.outcome import training_of
+from understudy.recipes.train import step_seed
+from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder under the name that its rows have, and what they say of where it comes from."""
+
+    name: str
+    encoder: VideoViT
+    about: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A downstream corpus in its two parts."""
+
+    name: str
+    train: Corpus
+    val: Corpus
+
+
+def open_model(argument: str, vit: ViTConfig) -> Model:
+    """The encoder that `[NAME=]PATH` or `scratch` stands for. Raises UserError where it can't be read as one."""
+    name, equals, path = argument.rpartition("=")
+    if path == SCRATCH:
+        torch.manual_seed(step_seed(0, "init"))
+        encoder = VideoViT(vit)
+        init_xavier(encoder)
+        return Model(name or SCRATCH, encoder.eval(), {"digest": weights_digest(encoder), "trained_on": []})
+    try:
+        encoder, _ = load_encoder(path)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    about = {"digest": weights_digest(encoder), "trained_on": training_of(Path(path))}
+    return Model(name if equals else "/".join(Path(path).parts[-2:]), encoder, about)
+
+
+def open_task(prefix: str) -> Task:
+    """The corpora PREFIX-train and PREFIX-val. Raises UserError where they are not of the same classes."""
+    train, val = Corpus.open(f"{prefix}-train"), Corpus.open(f"{prefix}-val")
+    if train.manifest.classes != val.manifest.classes:
+        differing = [i for i, (a, b) in enumerate(zip(train.manifest.classes, val.manifest.classes)) if a != b]
+        first = f", first at label {differing[0]}" if differing else ""
+        raise UserError(
+            f"{prefix}-train and -val: their class lists differ ({len(train.manifest.classes)} and "
+            f"{len(val.manifest.classes)} classes{first}); pack both with one list"
+        )
+    return Task(Path(prefix).name, train, val)
+
+
+def make_accelerator(precision: str) -> Accelerator:
+    """Accelerate in that precision."""
+    if precision == "auto":
+        precision = "bf16" if torch.cuda.is_available() else "no"
+    # Without cpu=True, ranks on a machine with no GPU would each run alone, without a word.
+    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
+
+
+def machine(accelerator: Accelerator) -> dict[str, Any]:
+    """What the speeds were measured on."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "gpu": gpu,
+        "cores": len(os.sched_getaffinity(0)),
+        "torch_threads": torch.get_num_threads(),
+        "ranks": accelerator.num_processes,
+        "precision": accelerator.mixed_precision,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,231 @@
+"""Training on a downstream corpus with gradients in the trunk: full fine-tuning, and learning an adaptive average.
+
+Both are a stage of `train.py`: resumed after a kill, the same on any number of ranks, stopped by a loss that is NaN.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from understudy.loader import Batch, Clip, ClipLoader, EvalViews, LoaderSource, Views
+from understudy.models.augment import Augment, augment, draw_plan, partners
+from understudy.models.average import AdaptiveAverage, Mixing
+from understudy.models.classify import VideoClassifier
+from understudy.models.vit import VideoViT
+from understudy.recipes.checkpoint import save_tensors
+from understudy.recipes.features import one_pass, weights_digest
+from understudy.recipes.train import ENCODER, Stage, StageReport, step_seed, train_stage
+from understudy.shards.manifest import Corpus
+
+SCORES = "scores.safetensors"
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """PPMA's fine-tuning, of its released code: batch 32, 30 epochs of which 3.75 warm up, peak rate 2e-3 with a layer
+    decay of 0.75, drop path 0.1, label smoothing 0.1, RandAugment, erasing, mixup and CutMix, no mirroring.
+    """
+
+    epochs: float = 30
+    warmup_epochs: float = 3.75
+    batch_size: int = 32
+    rate: float = 2e-3
+    weight_decay: float = 1e-4
+    layer_decay: float = 0.75
+    drop_path: float = 0.1
+    smoothing: float = 0.1
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = False
+    augment: Augment = field(default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0))
+    seeds: int = 3
+
+
+@dataclass(frozen=True)
+class AverageConfig:
+    """Learning the mixture of two encoders with a linear head: batch 32, 30 epochs, peak 1.6e-2 for both, as PPMA."""
+
+    mixing: Mixing = "tensor"
+    epochs: float = 30
+    batch_size: int = 32
+    rate: float = 1.6e-2
+    weight_decay: float = 1e-4
+    crop_scale: tuple[float, float] = (0.08, 1.0)
+
+
+class AverageClassifier(nn.Module):
+    """Logits from an adaptive average and a linear head; all that is trained is the mixture and the head."""
+
+    def __init__(self, encoder: AdaptiveAverage, classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.config.width, classes)
+        nn.init.normal_(self.head.weight, std=0.01)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Logits (N, classes) of clips (N, 3, T, H, W)."""
+        return self.head(self.encoder(clips))
+
+
+def finetune(
+    accelerator: Accelerator,
+    encoder: VideoViT,
+    train: Corpus,
+    val: Corpus,
+    clip: Clip,
+    views: EvalViews,
+    config: FinetuneConfig,
+    seed: int,
+    out: Path,
+    threads: int,
+) -> tuple[Tensor, Tensor, StageReport]:
+    """Fine-tune all weights on `train`; scores of `val` float32 (videos, classes), ok (videos,), and a report.
+
+    What is done lies in a folder of `out` named by all that decides it, and is not done again.
+    """
+    classes = len(train.manifest.classes)
+    about = {"weights": weights_digest(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
+    about |= {"config": asdict(config), "clip": asdict(clip), "views": asdict(views), "seed": seed}
+    about |= {"precision": accelerator.mixed_precision}
+    name = _name("finetune", train, about)
+    torch.manual_seed(step_seed(seed, "init-finetune"))
+    model = VideoClassifier(encoder.config, classes, config.drop_path)
+    model.encoder.load_state_dict(encoder.state_dict())
+    scores = out / name / SCORES
+    if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
+        shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone
+    accelerator.wait_for_everyone()
+    steps = max(1, round(config.epochs * len(train) / config.batch_size))
+    stage = Stage(
+        steps=steps,
+        batch_size=config.batch_size,
+        views=1,
+        rate=config.rate,
+        warmup=round(steps * config.warmup_epochs / config.epochs),
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        crop_scale=config.crop_scale,
+        flip=config.flip,
+    )
+    report = _train(accelerator, name, model, train, clip, stage, config.augment, config.smoothing, seed, out, threads)
+    if not scores.exists():
+        logits, ok = score(accelerator, model, val, clip, views, threads)
+        if accelerator.is_main_process:
+            save_tensors(scores, {"logits": logits, "ok": ok})
+        accelerator.wait_for_everyone()
+    saved = load_file(scores)
+    return saved["logits"], saved["ok"], report
+
+
+def learn_average(
+    accelerator: Accelerator,
+    encoders: tuple[VideoViT, VideoViT],
+    train: Corpus,
+    clip: Clip,
+    config: AverageConfig,
+    out: Path,
+    threads: int,
+) -> VideoViT:
+    """The mixture of two encoders that a linear head on `train` is best served by, as an encoder of its own."""
+    about = {"weights": [weights_digest(encoder) for encoder in encoders], "train": train.manifest.digest}
+    about |= {"config": asdict(config), "clip": asdict(clip), "precision": accelerator.mixed_precision}
+    name = _name("average", train, about)
+    torch.manual_seed(step_seed(0, "init-average"))
+    average = AdaptiveAverage(encoders, config.mixing)
+    model = AverageClassifier(average, len(train.manifest.classes))
+    stage = Stage(
+        steps=max(1, round(config.epochs * len(train) / config.batch_size)),
+        batch_size=config.batch_size,
+        views=1,
+        rate=config.rate,
+        warmup=0,
+        weight_decay=config.weight_decay,
+        crop_scale=config.crop_scale,
+    )
+    _train(accelerator, name, model, train, clip, stage, Augment(), 0.0, 0, out, threads)
+    average.load_state_dict(load_file(out / name / ENCODER))
+    return average.merged()
+
+
+def _train(
+    accelerator: Accelerator,
+    name: str,
+    module: VideoClassifier | AverageClassifier,
+    train: Corpus,
+    clip: Clip,
+    stage: Stage,
+    strength: Augment,
+    smoothing: float,
+    seed: int,
+    out: Path,
+    threads: int,
+) -> StageReport:
+    def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+        # Drawn for the global batch, of which this rank has a part.
+        rng = np.random.default_rng(generator.initial_seed())
+        plan = draw_plan(stage.batch_size, clip.size, clip.size, strength, rng)
+        clips = augment(batch.clips, plan, accelerator.process_index * len(batch.clips), 1)
+        logits = model(clips).float()
+        losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
+        weight = batch.ok
+        if plan.mixed:
+            other = partners(len(clips), 1, clips.device)
+            partner = F.cross_entropy(logits, batch.labels[other], reduction="none", label_smoothing=smoothing)
+            losses = plan.share * losses + (1 - plan.share) * partner
+            weight = weight & batch.ok[other]
+        return (losses * weight).mean()
+
+    with ClipLoader(
+        [LoaderSource(train, 1.0)],
+        clip,
+        Views(count=1, scale=stage.crop_scale, flip=stage.flip),
+        batch_size=stage.batch_size,
+        seed=step_seed(seed, name),
+        device=accelerator.device,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        threads=threads,
+    ) as loader:
+        return train_stage(
+            accelerator,
+            name,
+            module,
+            loader,
+            stage,
+            loss_of,
+            out,
+            depth=module.encoder.config.depth,
+            seed=seed,
+            log_every=20,
+            save_every=500,
+            compiled=False,
+            corpora=[train],
+        )
+
+
+def score(
+    accelerator: Accelerator, model: nn.Module, corpus: Corpus, clip: Clip, views: EvalViews, threads: int
+) -> tuple[Tensor, Tensor]:
+    """Logits float32 (videos, classes) of a trained model, averaged over views, and ok (videos,); on every rank."""
+    model = model.to(accelerator.device).eval()
+    parts = list(one_pass(accelerator, lambda clips: model(clips).float(), corpus, clip, views, threads))
+    ids, rows, ok = (torch.cat(column) for column in zip(*parts))
+    order = ids.argsort()
+    return rows[order].mean(dim=1), ok[order]
+
+
+def _name(what: str, train: Corpus, about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    return f"{what}-{train.manifest.name}-{digest[:16]}"

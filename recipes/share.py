@@ -1,0 +1,160 @@
+"""A run's encoder as a folder to share: `python recipes/share.py runs/mine/stage2 shared/mine --licence cc-by-4.0`.
+
+The folder holds model.safetensors, config.json and a model card that is written from the run's own results and ledgers:
+what it says of the data is what the loader counted. `push_to_hub` and `from_pretrained` take it as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from understudy.models.loading import load_encoder
+from understudy.models.vit import ViTConfig
+from understudy.recipes.ledger import Ledger
+from understudy.recipes.train import LEDGER
+from understudy.shards.errors import UserError
+from understudy.shards.files import write_atomic
+
+# What each stage's encoder was trained in, and its name in results.json.
+STAGES = {
+    "stage1": (("stage1",), "MAE only"),
+    "stage2": (("stage1", "stage2"), "PPMA"),
+    "stage2-only": (("stage2-only",), "alignment only"),
+}
+KINDS = {
+    "no-human": "videos from which people were removed",
+    "synthetic": "videos of synthetic people",
+    "real": "videos of real people",
+}
+
+
+@dataclass(frozen=True)
+class Share:
+    """Write a folder to share from a stage of a run."""
+
+    stage: tyro.conf.Positional[Path]
+    """A finished stage of a run, such as runs/mine/stage2."""
+    out: tyro.conf.Positional[Path]
+    """The folder to write; it must not exist."""
+    licence: str
+    """Of the weights, by its identifier on the Hub; the data's own licences may limit what it can be."""
+    title: str = "Understudy encoder"
+
+
+def share(config: Share) -> None:
+    """Write `config.out`, whole or not at all. Raises UserError where the stage is not there or not finished."""
+    if config.out.exists():
+        raise UserError(f"{config.out}: exists already; choose another folder")
+    run, name = config.stage.resolve().parent, config.stage.resolve().name
+    if name not in STAGES:
+        raise UserError(f"{config.stage}: not a stage of a run; name one of RUN/{', RUN/'.join(STAGES)}")
+    ledgers = {stage: _read(run / stage / LEDGER) for stage in STAGES[name][0]}
+    try:
+        encoder, vit = load_encoder(config.stage)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    results = json.loads((run / "results.json").read_text()) if (run / "results.json").exists() else []
+    rows = [row for row in results if row["model"] == STAGES[name][1]]
+    temporary = config.out.with_name(f".{config.out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    encoder.save_pretrained(temporary)
+    card = model_card(config.title, config.licence, vit, {k: Ledger(**v) for k, v in ledgers.items()}, rows)
+    write_atomic(temporary / "README.md", card.encode())
+    temporary.rename(config.out)
+
+
+def model_card(title: str, licence: str, vit: ViTConfig, ledgers: dict[str, Ledger], rows: list[dict[str, Any]]) -> str:
+    """The card as Markdown with the Hub's YAML before it: data by stage, people, results, and what is not claimed."""
+    corpora = {name: about for ledger in ledgers.values() for name, about in ledger.corpora.items()}
+    clips = {kind: sum(c["samples"] for c in corpora.values() if c["kind"] == kind) for kind in KINDS}
+    people = " and ".join(f"{count:,} {KINDS[kind]}" for kind, count in clips.items() if count)
+    real = clips["real"]
+    lines = [
+        "---",
+        "library_name: understudy",
+        f"license: {licence}",
+        "pipeline_tag: video-classification",
+        "tags: [video, action-recognition, masked-autoencoder, understudy]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        f"A video transformer encoder, {vit.depth} blocks of width {vit.width}, for clips of {vit.frames} frames of "
+        f"{vit.size} x {vit.size} pixels. It was pre-trained by the PPMA method (arXiv 2311.06231) on {people}.",
+        "",
+        "```python",
+        "from understudy.models import VideoViT",
+        "",
+        'encoder = VideoViT.from_pretrained("THIS FOLDER").eval()',
+        f"features = encoder(clips)  # uint8 (N, 3, {vit.frames}, {vit.size}, {vit.size}) -> (N, {vit.width})",
+        "```",
+        "",
+        "## What it was trained on",
+        "",
+        "Counted by the loader while training. `seen` is how often a clip was taken from a corpus, `skipped` how many "
+        "of those could not be decoded and added nothing.",
+        "",
+        "| stage | corpus | kind | clips | seen | skipped | licence | digest |",
+        "|---|---|---|---:|---:|---:|---|---|",
+    ]
+    for stage, ledger in ledgers.items():
+        for name, about in ledger.corpora.items():
+            skipped = sum(ledger.skipped.get(name, {}).values())
+            lines.append(
+                f"| {stage} | {name} | {about['kind']} | {about['samples']:,} | {ledger.seen.get(name, 0):,} | "
+                f"{skipped:,} | {about['licence']} | `{about['digest'][:16]}` |"
+            )
+    lines += ["", "## People in the data", ""]
+    if real:
+        lines += [f"**{real:,} clips show real people.** The model must not be called people-free.", ""]
+    lines += [
+        f"- People-free by declaration: {clips['no-human']:,} clips of kind `no-human`.",
+        f"- Rendered people: {clips['synthetic']:,} clips of kind `synthetic`.",
+        "- The kind is what the corpus's maker declared when packing it. This card does not repeat an audit: ask for "
+        "the corpus's own report of how people were removed and how many were found afterwards.",
+        "",
+        "## Results",
+        "",
+    ]
+    if rows:
+        lines += [
+            "| task | protocol | top-1 % | 95 % interval | videos | seeds |",
+            "|---|---|---:|---:|---:|---:|",
+        ]
+        lines += [
+            f"| {row['task']} | {row['protocol']} | {100 * row['top1']:.1f} | {100 * row['low']:.1f} to "
+            f"{100 * row['high']:.1f} | {row['videos']} | {row['seeds']} |"
+            for row in rows
+        ]
+    else:
+        lines.append("None were measured in this run.")
+    lines += [
+        "",
+        "## What is not claimed",
+        "",
+        "- That no person or face is left anywhere in the training data, nor that those removed can't be inferred.",
+        "- That the weights hold nothing of any single video: they were not tested for membership inference.",
+        "- That downstream data need no consent: probing or fine-tuning on videos of people is training on people.",
+        "- That the results hold beyond the tasks and intervals above.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise UserError(f"{path}: not there; the stage has not finished, run the same training command again")
+    return json.loads(path.read_text())
+
+
+if __name__ == "__main__":
+    try:
+        share(tyro.cli(Share))
+    except UserError as error:
+        sys.exit(f"share: {error}")

@@ -1,0 +1,226 @@
+"""Transfer of pre-trained encoders to downstream corpora:
+
+    accelerate launch recipes/transfer.py --checkpoint RUN/stage2 --corpora DATA/ucf101
+
+where DATA/ucf101-train and DATA/ucf101-val are corpora that `understudy pack` made.
+
+Fine-tuning, linear probe, attentive probe, the adaptive average of two checkpoints; accuracies with intervals in
+OUT/results.json. A config is a function below; every value can be set on the command line (`transfer.py demo --help`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import tyro
+from accelerate import Accelerator
+
+from understudy.loader import Clip, EvalViews
+from understudy.models.attentive import AttentiveConfig
+from understudy.models.augment import Augment
+from understudy.models.probe import ProbeConfig
+from understudy.models.vit import BASE, DEMO, ViTConfig
+from understudy.recipes.entries import SCRATCH, Model, Task, machine, make_accelerator, open_model, open_task
+from understudy.recipes.features import frozen_features, weights_digest
+from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, learn_average
+from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
+from understudy.recipes.probing import probe_attentively, probe_linearly
+from understudy.recipes.table import results_table
+from understudy.shards.demo import make_demo
+from understudy.shards.errors import UserError
+from understudy.shards.files import write_atomic
+
+Protocol = Literal["linear", "attentive", "finetune"]
+RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
+
+
+@dataclass(frozen=True)
+class TransferConfig:
+    """Everything that a table of transfer depends on."""
+
+    vit: ViTConfig
+    """Shape of `scratch`; a checkpoint brings its own."""
+    stride: int
+    """Stored frames from one frame of a clip to the next."""
+    checkpoint: tuple[str, ...] = (SCRATCH,)
+    """Encoders, each [NAME=]PATH: a stage of a run, a folder of save_pretrained, VideoMAE's weights of timm's or
+    transformers' making; or the word scratch. Differences are to the first.
+    """
+    average: tuple[str, ...] = ()
+    """Two checkpoints whose adaptive average is one more row."""
+    corpora: tuple[str, ...] = ()
+    """Downstream corpora, each the part of the path or address before -train and -val; by default the demo's."""
+    protocols: tuple[Protocol, ...] = ("linear", "attentive", "finetune")
+    train_views: EvalViews = field(default_factory=EvalViews)
+    """Views of a training video that probes see."""
+    val_views: EvalViews = field(default_factory=lambda: EvalViews(clips=2, crops=3))
+    """Views of a validation video, whose logits are averaged."""
+    probe: ProbeConfig = field(default_factory=lambda: ProbeConfig(rates=RATES))
+    attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    averaging: AverageConfig = field(default_factory=AverageConfig)
+    exclude: tuple[str, ...] = ()
+    """Keys of validation samples that don't count. Others that can't be decoded count as wrong."""
+    out: Path = Path("runs/transfer")
+    """Where features, fine-tuned models and results go; what is there already is not done again."""
+    threads: int = 0
+    """Decoding threads of each process; 0 means its share of the cores."""
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    """auto: bf16 on a GPU, else float32."""
+
+
+def demo() -> TransferConfig:
+    """The demo's actions on two CPU cores: `accelerate launch recipes/transfer.py`; minutes a checkpoint."""
+    return TransferConfig(
+        vit=DEMO,
+        stride=2,
+        val_views=EvalViews(clips=2, crops=1),
+        attentive=AttentiveConfig(epochs=10, rates=(1e-3, 3e-4)),
+        finetune=FinetuneConfig(
+            epochs=15,
+            warmup_epochs=2,
+            rate=1e-3,
+            weight_decay=0.05,
+            crop_scale=(0.5, 1.0),
+            augment=Augment(),
+            flip=True,
+        ),
+        averaging=AverageConfig(epochs=10, crop_scale=(0.5, 1.0)),
+    )
+
+
+def ppma() -> TransferConfig:
+    """The paper's protocol, 2 clips x 3 crops: `accelerate launch recipes/transfer.py ppma --checkpoint RUN/stage2
+    --corpora DATA/ucf101 DATA/hmdb51`. By arithmetic 20 minutes of fine-tuning a seed on UCF101 on one H200, not run.
+    """
+    return TransferConfig(vit=BASE, stride=1)
+
+
+def main(config: TransferConfig) -> dict[str, Any]:
+    """Run all protocols on all models and tasks; returns what is written to `results.json`."""
+    accelerator = make_accelerator(config.precision)
+    if accelerator.is_main_process and not config.corpora:
+        make_demo(config.out / "corpora", workers=len(os.sched_getaffinity(0)))
+    accelerator.wait_for_everyone()
+    tasks = [open_task(prefix) for prefix in config.corpora or (str(config.out / "corpora" / "demo-actions"),)]
+    check_excluded(config.exclude, [task.val for task in tasks])
+    models = [open_model(argument, config.vit) for argument in config.checkpoint]
+    parts = [open_model(argument, config.vit) for argument in config.average]
+    if len(parts) not in (0, 2):
+        raise UserError(f"--average takes two checkpoints, not {len(parts)}")
+    if len({model.name for model in models}) < len(models):
+        raise UserError("two checkpoints have the same name; tell them apart with NAME=PATH")
+
+    results: dict[str, Any] = {"machine": machine(accelerator), "rows": [], "differences": []}
+    for task in tasks:
+        entries = [*models, *([average_of(accelerator, parts, task, config)] if parts else [])]
+        outcomes: list[Outcome] = []
+        for protocol in config.protocols:
+            for model in entries:
+                started = time.perf_counter()
+                outcomes.append(run(accelerator, model, task, protocol, config))
+                accelerator.print(f"{task.name}, {protocol}, {model.name}: {time.perf_counter() - started:.1f} s")
+        results["rows"] += rows_of(outcomes, task.val, config.exclude)
+        results["differences"] += differences_of(outcomes, task.val, config.exclude)
+        if accelerator.is_main_process:  # after each task, so that a long table is there as far as it got
+            config.out.mkdir(parents=True, exist_ok=True)
+            write_atomic(config.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    if accelerator.is_main_process:
+        print(results_table(results))
+    accelerator.end_training()
+    return results
+
+
+def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
+    """One model on one task under one protocol, all its seeds."""
+    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // accelerator.num_processes)
+    clip = clip_of(model.encoder.config, config)
+    about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
+    if protocol == "finetune":
+        train_and_score = partial(finetune, accelerator, model.encoder, task.train, task.val, clip, config.val_views)
+        runs = [
+            train_and_score(config.finetune, seed=seed, out=config.out, threads=threads)
+            for seed in range(config.finetune.seeds)
+        ]
+        seconds = sum(report.seconds for _, _, report in runs)
+        about |= {"rate": config.finetune.rate, "steps": runs[0][2].steps}
+        about |= {"train_samples_per_second": sum(report.samples for _, _, report in runs) / seconds}
+        about |= {"data_share": sum(report.data_seconds for _, _, report in runs) / seconds}
+        return Outcome(model.name, task.name, protocol, torch.stack([r[0] for r in runs]), runs[0][1], about)
+
+    extract = partial(
+        frozen_features,
+        accelerator,
+        model.encoder,
+        clip=clip,
+        level="pooled" if protocol == "linear" else "tokens",
+        threads=threads,
+        cache=config.out / "features",
+    )
+    train = extract(task.train, views=config.train_views)
+    val = extract(task.val, views=config.val_views)
+    started = time.perf_counter()
+    if protocol == "linear":
+        scores = probe_linearly(train, val, task.train, config.probe, accelerator.device)
+    else:
+        scores = probe_attentively(train, val, task.train, config.attentive, accelerator.device)
+    about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe(config.train_views)}
+    about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": time.perf_counter() - started}
+    about |= {
+        "feature_seconds": train.seconds + val.seconds,
+        "feature_views": sum(f.values.shape[0] * f.values.shape[1] for f in (train, val)),
+    }
+    return Outcome(model.name, task.name, protocol, scores.logits, val.ok, about)
+
+
+def average_of(accelerator: Accelerator, parts: Sequence[Model], task: Task, config: TransferConfig) -> Model:
+    """The adaptive average of two encoders for a task, as a model like the others."""
+    clip = clip_of(parts[0].encoder.config, config)
+    try:
+        merged = learn_average(
+            accelerator,
+            (parts[0].encoder, parts[1].encoder),
+            task.train,
+            clip,
+            config.averaging,
+            config.out,
+            config.threads or max(1, len(os.sched_getaffinity(0)) // accelerator.num_processes),
+        )
+    except ValueError as error:
+        raise UserError(f"--average {' '.join(config.average)}: {error}") from None
+    about = {"digest": weights_digest(merged), "average_of": [part.about for part in parts]}
+    return Model("adaptive average", merged, about)
+
+
+def clip_of(vit: ViTConfig, config: TransferConfig) -> Clip:
+    """What the loader cuts: as many frames, as large, as the encoder takes."""
+    return Clip(frames=vit.frames, stride=config.stride, size=vit.size)
+
+
+def describe(views: EvalViews) -> str:
+    """Views as rows have them: 2x3 (even)."""
+    return f"{views.clips}x{views.crops} ({views.starts})"
+
+
+def command_line(arguments: Sequence[str]) -> TransferConfig:
+    """`[demo | ppma] [--key value ...]`; no config name means demo, an unknown key is an error."""
+    if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
+        arguments = ["demo", *arguments]
+    configs = {f.__name__: ((f.__doc__ or "").splitlines()[0], f()) for f in (demo, ppma)}
+    return tyro.extras.overridable_config_cli(configs, prog="transfer.py", args=list(arguments))
+
+
+if __name__ == "__main__":
+    try:
+        main(command_line(sys.argv[1:]))
+    except UserError as error:
+        sys.exit(f"transfer: {error}")

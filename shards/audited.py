@@ -1,0 +1,77 @@
+"""`audit.json` beside a manifest: how it is bound to the corpus, and refusing a corpus whose audit does not suffice.
+
+What an audit does is in `privacy/`; training needs only this.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, cast
+
+from understudy.shards.errors import UserError
+from understudy.shards.fetch import read_address
+from understudy.shards.files import write_atomic
+from understudy.shards.manifest import Corpus
+from understudy.shards.remote import Address, MissingError
+
+AUDIT = "audit.json"
+AUDIT_FORMAT = 1
+
+
+def seal(body: dict[str, Any]) -> str:
+    """Hex SHA-256 of an audit but for its own seal. Tells damage and careless edits, not forgery: it has no secret."""
+    canonical = json.dumps({k: v for k, v in body.items() if k != "seal"}, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def save_audit(folder: Path, body: dict[str, Any]) -> Path:
+    """Write `audit.json` into `folder` with its seal."""
+    path = folder / AUDIT
+    body = {"format": AUDIT_FORMAT, **body}
+    write_atomic(path, (json.dumps({**body, "seal": seal(body)}, indent=1) + "\n").encode())
+    return path
+
+
+def load_audit(root: Address, digest: str) -> dict[str, Any]:
+    """The audit of the corpus at `root` whose manifest has `digest`.
+
+    Raises MissingError where there is none, UserError where it is of another corpus or not as it was written.
+    """
+    path = root / AUDIT
+    try:
+        text = read_address(path)
+    except (FileNotFoundError, MissingError):
+        raise MissingError(f"{root}: no {AUDIT} there; run: understudy audit {root}") from None
+    try:
+        body = cast("dict[str, Any]", json.loads(text))
+        if body["format"] != AUDIT_FORMAT or body["seal"] != seal(body):
+            raise ValueError
+        audited = cast(str, body["digest"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not an audit as it was written; run: understudy audit {root}") from None
+    if audited != digest:
+        raise UserError(f"{path}: is of a corpus with another digest; run: understudy audit {root}")
+    return body
+
+
+def require_audit(corpus: Corpus, limit: float) -> None:
+    """Raise UserError unless the audit beside `corpus` says that at most `limit` of its frames show somebody.
+
+    The bound is the one of frames, upper, at the audit's own confidence. An audit without canaries has none. Corpora
+    of kind synthetic pass: the people in them are meant to be there.
+    """
+    if corpus.manifest.kind == "synthetic":
+        return
+    body = load_audit(corpus.root, corpus.manifest.digest)
+    bound = cast("float | None", body["frames"]["bound"])
+    if bound is None:
+        raise UserError(
+            f"{corpus.root / AUDIT}: has no bound, as no canaries were used; audit it again with --canaries"
+        )
+    if bound > limit:
+        raise UserError(
+            f"{corpus.root / AUDIT}: up to {bound:.2g} of the frames may show somebody, more than {limit:g}; "
+            "audit more clips, or remove more people"
+        )

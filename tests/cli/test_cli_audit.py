@@ -1,0 +1,132 @@
+"""`understudy audit` and `understudy card` from the command line, and `mixed.py --require-audit` in its corpora."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import understudy.cli.main
+import understudy.privacy.audit as audit
+from understudy.privacy.detect import Hit
+from understudy.shards.errors import UserError
+
+
+@dataclass(frozen=True)
+class Nobody:
+    name: str = "nobody"
+    what: str = "person"
+    licence: str = "none"
+    models: tuple[str, ...] = ("test/nobody",)
+
+    def __call__(self, frames: np.ndarray) -> list[list[Hit]]:
+        return [[] for _ in frames]
+
+
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(audit, "load_detector", lambda name, **_: Nobody())
+    audit.load_detectors.cache_clear()
+    yield
+    audit.load_detectors.cache_clear()
+
+
+def main(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
+    monkeypatch.setattr(sys, "argv", ["understudy", *map(str, arguments)])
+    try:
+        understudy.cli.main.main()
+    except SystemExit as exit:
+        return exit.code if isinstance(exit.code, int) else 1 if exit.code else 0
+    return 0
+
+
+@pytest.mark.usefixtures("nobody")
+def test_audit_then_card(
+    tmp_path: Path,
+    make_corpus: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    corpus, names = make_corpus(tmp_path / "c", 6), tmp_path / "names.txt"
+    names.write_text("walk/0.mp4\nrun/1.mp4\n")
+    assert main(monkeypatch, "audit", corpus, "--workers", "0", "--names", names) == 0
+    out = capsys.readouterr().out
+    assert "no bound" in out and "beyond pixels: nothing found" in out and "audit.html" in out
+    assert main(monkeypatch, "card", corpus, "--creator", "A lab", "--date", "2026-01-31") == 0
+    assert "Audited on 6 of 6 clips" in (corpus / "README.md").read_text()
+    assert json.loads((corpus / "croissant.json").read_text())["datePublished"] == "2026-01-31"
+    assert main(monkeypatch, "card", corpus) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(monkeypatch, "lint", corpus) == 0  # papers beside the shards are no finding
+
+
+@pytest.mark.usefixtures("nobody")
+def test_findings_beyond_pixels_give_status_1(
+    tmp_path: Path,
+    make_corpus: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    corpus = make_corpus(tmp_path / "c", 3)
+    (corpus / "refused.jsonl").write_text('{"path": "a/b.mp4", "reason": "no frames"}\n')
+    assert main(monkeypatch, "audit", corpus, "--workers", "0") == 1
+    assert "beyond pixels: source names" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--every", "0"], "every"),
+        (["--tiles", "0"], "tiles"),
+        (["--out", "nowhere"], "no such folder"),
+        (["--canaries", "nowhere"], "canaries"),
+    ],
+)
+@pytest.mark.usefixtures("nobody")
+def test_what_users_can_mend_is_one_line(
+    tmp_path: Path,
+    make_corpus: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    says: str,
+):
+    corpus = make_corpus(tmp_path / "c", 2)
+    assert main(monkeypatch, "audit", corpus, "--workers", "0", *arguments) == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+    assert not (corpus / "audit.json").exists()
+
+
+def test_an_address_elsewhere_needs_a_folder_for_the_audit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for verb in ("audit", "card"):
+        assert main(monkeypatch, verb, "s3://bucket/corpus") == 2
+        assert "--out" in capsys.readouterr().err
+
+
+def test_the_recipe_refuses_corpora_without_an_audit(tmp_path: Path, make_corpus: Callable[..., Path]):
+    from understudy.recipes.configs import demo
+    from understudy.recipes.start import open_corpora
+    from understudy.shards.manifest import Manifest
+
+    corpora = {name: make_corpus(tmp_path / name, 3, name=name) for name in ("mae", "syn", "probe")}
+    manifest = Manifest.load(corpora["mae"])
+    replace(manifest, kind="no-human").save(corpora["mae"])
+    config = replace(
+        demo(),
+        mae_corpora=(str(corpora["mae"]),),
+        align_corpora=(str(corpora["syn"]),),
+        probe_train=str(corpora["probe"]),
+        probe_val=str(corpora["probe"]),
+    )
+    assert open_corpora(config)["mae"]
+    with pytest.raises(UserError, match=r"mae: no audit\.json"):
+        open_corpora(replace(config, require_audit=0.001))
+    assert open_corpora(replace(config, mae_corpora=(str(corpora["syn"]),), require_audit=0.001))["mae"]

@@ -1,0 +1,146 @@
+"""Weights leave and come back, by the Hub mixin, timm and files of other origin, and compute the same."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from small_models import (  # pyright: ignore[reportMissingImports]
+    DECODER,
+    SMALL,
+    as_transformers_sees,
+    make_clips,
+    make_encoder,
+    shake,
+)
+from torch import Tensor, nn
+
+from understudy.models import VideoClassifier, load_encoder
+from understudy.models.loading import header
+from understudy.models.mae import MaskedAutoencoder
+from understudy.models.vit import BASE, VideoViT
+
+
+def assert_same_features(path: Path, encoder: VideoViT) -> None:
+    loaded, config = load_encoder(path)
+    assert config == encoder.config == loaded.config
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(make_clips()), encoder(make_clips()), rtol=0, atol=0)
+
+
+def test_save_pretrained_folders_come_back(tmp_path: Path) -> None:
+    encoder = make_encoder()
+    encoder.save_pretrained(tmp_path / "encoder")
+    assert json.loads((tmp_path / "encoder" / "config.json").read_text()) == asdict(SMALL)
+    assert_same_features(tmp_path / "encoder", encoder)
+    again = VideoViT.from_pretrained(tmp_path / "encoder")
+    assert again.config == SMALL
+    torch.testing.assert_close(again.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+
+    classifier = VideoClassifier(SMALL, num_classes=5).eval()
+    shake(classifier)
+    classifier.save_pretrained(tmp_path / "classifier")
+    assert_same_features(tmp_path / "classifier", classifier.encoder)
+    back = VideoClassifier.from_pretrained(tmp_path / "classifier").eval()
+    torch.testing.assert_close(back(make_clips()), classifier(make_clips()), rtol=0, atol=0)
+
+    autoencoder = MaskedAutoencoder(SMALL, DECODER)
+    shake(autoencoder)
+    autoencoder.save_pretrained(tmp_path / "mae")
+    assert_same_features(tmp_path / "mae", autoencoder.encoder)
+    assert MaskedAutoencoder.from_pretrained(tmp_path / "mae").config == DECODER
+
+
+def test_a_runs_files_come_back(tmp_path: Path) -> None:
+    encoder = make_encoder()
+    save_file(encoder.state_dict(), tmp_path / "encoder.safetensors", header(SMALL))
+    assert_same_features(tmp_path, encoder)
+    assert_same_features(tmp_path / "encoder.safetensors", encoder)
+    step = tmp_path / "step-00000010"
+    step.mkdir()
+    wrapped = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
+    save_file({**wrapped, "heads.a.weight": torch.zeros(3, 192)}, step / "model.safetensors", header(SMALL))
+    assert_same_features(step, encoder)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+def test_a_state_dict_with_videomaes_names_comes_back(suffix: str, tmp_path: Path) -> None:
+    encoder = make_encoder(replace(BASE, width=128, depth=2, heads=2))
+    weights: dict[str, Tensor] = {}
+    for name, tensor in encoder.state_dict().items():
+        if name.endswith("qkv.bias"):  # VideoMAE keeps two biases, for queries and values
+            query, key, value = tensor.chunk(3)
+            key.zero_()
+            weights |= {
+                name.replace("qkv.bias", "q_bias"): query.clone(),
+                name.replace("qkv.bias", "v_bias"): value.clone(),
+            }
+        else:
+            weights[name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name] = tensor
+    weights |= {"head.weight": torch.zeros(7, 128), "head.bias": torch.zeros(7)}
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save({"module": weights}, path)
+    else:
+        save_file(weights, path)
+    loaded, config = load_encoder(path)
+    assert config == encoder.config
+    torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+
+
+def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file or folder"):
+        load_encoder(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"looked for model\.safetensors"):
+        load_encoder(tmp_path)
+    save_file({"x": torch.zeros(1)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"not an encoder's weights, 'patch_embed\.proj\.weight' is missing"):
+        load_encoder(tmp_path / "x.safetensors")
+    for name in ("junk.safetensors", "junk.pth"):
+        (tmp_path / name).write_bytes(b"junk" * 100)
+        with pytest.raises(ValueError, match="can't be read"):
+            load_encoder(tmp_path / name)
+    weights = make_encoder().state_dict()
+    save_file(weights, tmp_path / "shape.safetensors", header(replace(SMALL, width=96)))
+    with pytest.raises(ValueError, match=r"weights of another model: patch_embed\.proj\.weight is \[192.*, not \[96"):
+        load_encoder(tmp_path / "shape.safetensors")
+    cut = {name: tensor for name, tensor in weights.items() if "blocks.1.mlp" not in name}
+    save_file(cut, tmp_path / "cut.safetensors", header(SMALL))
+    with pytest.raises(ValueError, match=r"blocks\.1\.mlp\.fc1\.weight is missing \(and 3 more\)"):
+        load_encoder(tmp_path / "cut.safetensors")
+    save_file({**weights, "cls_token": torch.zeros(1, 1, 192)}, tmp_path / "cls.safetensors")
+    with pytest.raises(ValueError, match="class token"):
+        load_encoder(tmp_path / "cls.safetensors")
+    save_file({**weights, "pos_embed": torch.zeros(1, 32, 192)}, tmp_path / "pos.safetensors")
+    with pytest.raises(ValueError, match="learned positions"):
+        load_encoder(tmp_path / "pos.safetensors")
+    image = timm.create_model("vit_tiny_patch16_224", class_token=False, global_pool="avg", pos_embed="none", depth=1)
+    save_file(image.state_dict(), tmp_path / "image.safetensors")
+    with pytest.raises(ValueError, match="image model"):
+        load_encoder(tmp_path / "image.safetensors")
+
+
+def test_timm_makes_it_by_name() -> None:
+    with torch.device("meta"):
+        model = timm.create_model("understudy_base", num_classes=150)
+    assert isinstance(model, VideoClassifier)
+    assert model.encoder.config == BASE
+    assert model.get_classifier().out_features == 150
+    model.reset_classifier(0)
+    assert isinstance(model.get_classifier(), nn.Identity)
+    with pytest.raises(ValueError, match="no weights are published"):
+        timm.create_model("understudy_small", pretrained=True)
+    small = VideoClassifier(SMALL, 0).eval()
+    torch.testing.assert_close(small(make_clips()), small.encoder(make_clips()))
+
+
+def test_floats_are_taken_as_normalised() -> None:
+    encoder, clips = make_encoder(), make_clips()
+    torch.testing.assert_close(
+        encoder(as_transformers_sees(clips).transpose(1, 2)), encoder(clips), rtol=1e-5, atol=1e-5
+    )

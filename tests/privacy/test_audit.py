@@ -1,0 +1,273 @@
+"""Audits of corpora whose truth is known, by a detector made for the test: what counts, is refused, is bounded."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import understudy.privacy.audit as audit
+from understudy.privacy.audit import AuditConfig, check_independent, look
+from understudy.privacy.audit_clips import Clip, Shape, halved, open_footage
+from understudy.privacy.audit_run import run_audit
+from understudy.privacy.bounds import share_lower, share_upper
+from understudy.privacy.canary import canary_clips
+from understudy.privacy.detect import Frames, Hit, What, parts, strongest
+from understudy.privacy.report import summary
+from understudy.shards.audited import load_audit, require_audit
+from understudy.shards.encode import encode
+from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus, Kind
+from understudy.shards.pack import pack
+from understudy.shards.plan import PackConfig
+from understudy.shards.sources import Source
+
+MAGENTA = np.array([230, 20, 230])
+
+
+@dataclass(frozen=True)
+class Magenta:
+    """Sees a person wherever there is magenta."""
+
+    name: str = "magenta"
+    what: What = "person"
+    licence: str = "none"
+    models: tuple[str, ...] = ("test/magenta",)
+
+    def __call__(self, frames: Frames) -> list[list[Hit]]:
+        hits: list[list[Hit]] = []
+        for frame in frames:
+            y, x = np.nonzero(np.abs(frame.astype(int) - MAGENTA).max(2) < 70)
+            box = (float(x.min()), float(y.min()), float(x.max() + 1), float(y.max() + 1)) if len(x) > 20 else None
+            hits.append([Hit(self.what, box, 0.9)] if box else [])
+        return hits
+
+
+def read_scene(source: Source, *, frames: int = 10) -> Iterator[np.ndarray]:
+    """Grey, with somebody (a magenta square) in the first half of the frames where the id says so."""
+    for time in range(frames):
+        frame = np.full((48, 64, 3), 110, np.uint8)
+        frame[:, :8] = 40 + source.label * 20
+        if "person" in source.id and time < frames // 2:
+            frame[16:32, 20 + time : 36 + time] = MAGENTA
+        yield frame
+
+
+def packed(
+    path: Path,
+    empty: int,
+    people: int,
+    name: str = "scenes",
+    kind: Kind = "no-human",
+    removal: Mapping[str, Any] | None = None,
+) -> Path:
+    sources = [Source(f"{'person' if i < people else 'empty'}/{i}", i % 2) for i in range(empty + people)]
+    config = PackConfig(
+        name=name,
+        kind=kind,
+        classes=("a", "b"),
+        licence="CC0-1.0",
+        secret=b"sixteen bytes or more",
+        short_side=48,
+        removal=removal,
+    )
+    pack(sources, read_scene, path, config, workers=0, progress=False)
+    return path
+
+
+@pytest.fixture
+def magenta(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(audit, "load_detector", lambda name, **_: Magenta())
+    audit.load_detectors.cache_clear()
+    yield
+    audit.load_detectors.cache_clear()
+
+
+CONFIG = AuditConfig(detectors=("magenta",))
+Run = Callable[..., dict]
+run = partial(run_audit, config=CONFIG, workers=0, progress=False)
+
+
+@pytest.mark.usefixtures("magenta")
+def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
+    root, known = packed(tmp_path / "c", 36, 4), tmp_path / "canaries"
+    packed(known / "people", 0, 10, name="people")
+    body = run(root, root, canaries=known)
+    assert body["looked_at"] | {"seed": 0} == {
+        "clips": 40, "of_clips": 40, "frames": 400, "every": 1, "tiles": [1, 2], "seed": 0, "unread": 0
+    }  # fmt: skip
+    assert body["clips"]["found"] == 0.1 and body["frames"]["found"] == pytest.approx(0.05)
+    assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5)}}
+    assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / share_lower(10, 10, 0.025))
+    assert body["frames"]["bound"] > body["frames"]["found_upper"] > 0.05
+    assert {row["key"] for row in body["worst"]} <= set(Corpus.open(root).keys) and len(body["worst"]) == 4
+    assert body["findings"] == [] and "at most" in summary(body)
+    assert json.loads((root / "audit.json").read_text())["digest"] == Corpus.open(root).manifest.digest
+
+
+@pytest.mark.usefixtures("magenta")
+def test_the_page_stands_alone_and_shows_the_worst_frames(tmp_path: Path):
+    root = packed(tmp_path / "c", 3, 2)
+    run(root, root)
+    page = (root / "audit.html").read_text()
+    assert page.count("<figure>") == 2 and page.count("<rect") == 2 and "no bound" in page
+    assert "http" not in page.replace("http-equiv", "") and "<script" not in page and "<link" not in page
+
+
+@pytest.mark.usefixtures("magenta")
+def test_what_cannot_be_read_counts_as_found(tmp_path: Path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for number in range(3):
+        made = encode(read_scene(Source(f"empty/{number}", 0)), "h264", fps=6, quality=85)
+        (folder / f"{number}.mp4").write_bytes(made.members["mp4"])
+    (folder / "broken.mp4").write_bytes(b"not a video at all")
+    body = run(folder, tmp_path, short_side=48)
+    assert body["looked_at"]["unread"] == 1 and body["clips"]["found"] == 0.25
+    assert body["worst"][0]["key"] == "broken.mp4" and body["worst"][0]["unread"]
+
+
+@pytest.mark.usefixtures("magenta")
+def test_webdataset_shards_that_others_made(tmp_path: Path):
+    """Videos and stills; the tar's owner and time and a telling key and sidecar are found beside the person."""
+    video = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    still = io.BytesIO()
+    exif = Image.Exif()
+    exif[0x0110] = "a camera"
+    Image.fromarray(next(read_scene(Source("empty/1", 0)))).save(still, "JPEG", exif=exif)
+    with tarfile.open(tmp_path / "a-000.tar", "w") as archive:
+        for name, data in (
+            ("dQw4w9WgXcQ_12.mp4", video),
+            ("dQw4w9WgXcQ_12.json", b'{"label": 1, "url": "https://example.org/v"}'),
+            ("000001.jpg", still.getvalue()),
+        ):
+            member = tarfile.TarInfo(name)
+            member.size, member.uname, member.mtime = len(data), "someone", 1_700_000_000
+            archive.addfile(member, io.BytesIO(data))
+    body = run(tmp_path, tmp_path, short_side=48)
+    assert body["looked_at"]["clips"] == 2 and body["clips"]["found"] == 0.5 and body["leaks"] == {}
+    found = {row["what"] for row in body["findings"]}
+    assert {"tar owner", "tar time", "telling key", "sidecar", "EXIF"} <= found
+
+
+@pytest.mark.usefixtures("magenta")
+def test_a_sample_of_clips_and_frames_is_drawn_and_stated(tmp_path: Path):
+    root = packed(tmp_path / "c", 20, 0)
+    config = replace(CONFIG, clips=5, every=3, seed=4)
+    first = run(root, root, config=config)
+    assert first["looked_at"]["clips"] == 5 and first["looked_at"]["of_clips"] == 20
+    assert 15 <= first["looked_at"]["frames"] <= 20 and first["looked_at"]["every"] == 3
+    assert run(root, root, config=config) == first
+    starts = set()
+    for number in range(30):
+        clip = Clip(str(number), "")
+        seen: list[int] = []
+
+        def note(frames: Frames, seen: list[int] = seen) -> list[list[Hit]]:
+            seen.append(int(frames[0, 0, 0, 0]))
+            return [[] for _ in frames]
+
+        frames = (np.full((4, 4, 3), index, np.uint8) for index in range(9))
+        spy = type("Spy", (Magenta,), {"__call__": lambda self, frames: note(frames)})()
+        look(clip, frames, [spy], config, lambda: None)
+        starts.add(seen[0])
+    assert starts == {0, 1, 2}  # so that no frame is left out by design
+
+
+def test_detectors_that_took_part_in_the_removal_are_refused(tmp_path: Path, magenta: None):
+    with pytest.raises(UserError, match=r"test/magenta.*took part in the removal"):
+        check_independent([Magenta()], {"test/magenta", "other"})
+    check_independent([Magenta()], {"other"})
+    root = packed(tmp_path / "c", 2, 0)
+    (root / "removal.json").write_text('{"removal": {"models": ["test/magenta"]}}')
+    with pytest.raises(UserError, match="took part"):
+        run(root, root)
+    (root / "removal.json").unlink()
+    run(root, root)
+    recorded = packed(tmp_path / "recorded", 2, 0, removal={"models": ["test/magenta"], "gate": ["pose"]})
+    with pytest.raises(UserError, match="took part"):
+        run(recorded, recorded)
+    assert not (recorded / "audit.json").exists()
+
+
+@pytest.mark.usefixtures("magenta")
+def test_a_corpus_without_a_sufficient_audit_is_refused(tmp_path: Path):
+    root, known = packed(tmp_path / "c", 60, 0), tmp_path / "canaries"
+    packed(known / "people", 0, 40, name="people")
+    corpus = Corpus.open(root)
+    with pytest.raises(UserError, match="understudy audit"):
+        require_audit(corpus, 0.5)
+    run(root, root)
+    with pytest.raises(UserError, match="canaries"):
+        require_audit(corpus, 0.5)
+    body = run(root, root, canaries=known)
+    bound = body["frames"]["bound"]
+    require_audit(corpus, bound * 1.01)
+    with pytest.raises(UserError, match="may show somebody"):
+        require_audit(corpus, bound * 0.99)
+    # Of another corpus, or edited: no.
+    other = Corpus.open(packed(tmp_path / "other", 3, 0))
+    (tmp_path / "other" / "audit.json").write_bytes((root / "audit.json").read_bytes())
+    with pytest.raises(UserError, match="another digest"):
+        require_audit(other, 0.5)
+    text = (root / "audit.json").read_text()
+    (root / "audit.json").write_text(text.replace('"unread": 0', '"unread": 1'))
+    with pytest.raises(UserError, match="not an audit as it was written"):
+        load_audit(root, corpus.manifest.digest)
+    # Virtual people are meant to be there.
+    require_audit(Corpus.open(packed(tmp_path / "s", 2, 0, kind="synthetic")), 0.0)
+
+
+def test_canaries_in_groups_and_at_half_size(tmp_path: Path):
+    made = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    for place in ("a.mp4", "small/b.mp4", "small/deep/c.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / place).write_bytes(made)
+    groups = sorted(clip.group for clip in canary_clips(tmp_path, halves=True))
+    assert groups == ["canaries", "canaries, half size", *["small"] * 2, *["small, half size"] * 2]
+    picture = next(read_scene(Source("person/1", 0)))
+    (before,), (after,) = Magenta()(picture[None]), Magenta()(halved(picture)[None])
+    assert after[0].box[2] - after[0].box[0] == pytest.approx((before[0].box[2] - before[0].box[0]) / 2, abs=2)
+    with pytest.raises(UserError, match="canaries"):
+        canary_clips(tmp_path / "none")
+
+
+def test_a_detector_is_counted_apart_from_others_of_its_kind():
+    """One that is called like what it looks for does not get the hits of another one of that kind."""
+    blind = type("Blind", (Magenta,), {"__call__": lambda self, frames: [[] for _ in frames]})
+    detectors = [Magenta(name="mtcnn", what="face"), blind(name="face", what="face")]
+    one = look(Clip("k", ""), read_scene(Source("person/1", 0)), detectors, CONFIG, lambda: None)
+    assert one.with_hit == {"face": 5, "by mtcnn": 5, "somebody": 5} and one.share("somebody") == 0.5
+    assert [seen.detector for seen in one.strongest] == ["mtcnn"] * 5
+
+
+def test_nothing_to_audit_is_said(tmp_path: Path):
+    with pytest.raises(UserError, match="neither"):
+        open_footage(tmp_path)
+    with pytest.raises(UserError, match="no such folder"):
+        open_footage(tmp_path / "nowhere")
+    assert Shape(6, 256).codec is None
+
+
+def test_parts_cover_a_frame_and_overlap():
+    for size in ((240, 320), (97, 31), (8, 8)):
+        covered = np.zeros(size, int)
+        for x0, y0, x1, y1 in parts(*size, (3,)):
+            assert 0 <= x0 < x1 <= size[1] and 0 <= y0 < y1 <= size[0]
+            covered[y0:y1, x0:x1] += 1
+        assert covered.min() >= 1 and covered.max() > 1
+    assert parts(10, 20, (1,)) == [(0, 0, 20, 10)]
+
+
+def test_of_hits_on_one_thing_the_strongest_stays():
+    hits = [Hit("person", (0, 0, 10, 10), 0.5), Hit("person", (1, 0, 11, 10), 0.8), Hit("person", (30, 0, 40, 10), 0.2)]
+    assert [hit.score for hit in strongest(hits)] == [0.8, 0.2]

@@ -1,0 +1,206 @@
+"""Nothing but pixels after packing, and the same checker finds something in every original: it is not blind."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import hmac
+import io
+import tarfile
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from understudy.privacy.check import check_jpeg, check_media
+from understudy.privacy.check_shards import check_footage, linkable_keys
+from understudy.shards.encode import encode
+from understudy.shards.ingest import read_video
+from understudy.shards.keys import sample_key
+from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.pack import pack
+from understudy.shards.plan import PackConfig
+from understudy.shards.sources import Source
+
+SECRET = b"a secret for these tests only"
+VIDEOS = Path(__file__).parents[3] / "shared" / "videos"
+# What the tags and streams in the manifest beside the videos promise, and what the checker calls it.
+PROMISED = (
+    ("location", "location"), ("creation_time", "date"), ("creationdate", "date"), ("date-eng", "date"),
+    ("timecode", "timecode"), ("apple.quicktime.make", "device"), ("apple.quicktime.model", "device"),
+    ("firmware", "device"), ("title", "tags"), ("comment", "tags"),
+)  # fmt: skip
+# Too short at one frame a second, or of no use elsewhere, but enough to have all kinds of tracks and tags.
+TELLING = (
+    "torture/gopro_max-heromode_gpmf.mp4", "torture/mdx_with-gps.mov", "torture/media3_dolbyVision-hdr.MOV",
+    "torture/media3_sample.mp4", "torture/media3_sample_with_srt.mkv", "torture/media3_sample_sef_slow_motion.mp4",
+    "torture/streamio_file_with_data_streams.mp4", "torture/exiftool_RIFF.avi", "torture/mdx_100_0306.AVI",
+    "torture/rails_rotated_hdr_video.mov", "torture/torchcodec_nasa_13013.mp4", "torture/media3_sample_scte35.ts",
+    "torture/exiftool_MXF.mxf", "nohuman/intel_car.mp4", "action/R6llTwEh07w.mp4",
+    "action/v_SoccerJuggling_g23_c01.avi",
+)  # fmt: skip
+
+
+def kinds(source: Path | bytes) -> set[str]:
+    return {finding.what for finding in check_media(source)}
+
+
+def rows() -> list[dict[str, str]]:
+    if not (VIDEOS / "manifest.csv").is_file():
+        return []
+    with (VIDEOS / "manifest.csv").open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_original_has_what_its_tags_promise(videos: Path):
+    seen = 0
+    for row in rows():
+        if row["file"].startswith("synthetic/") or "unreadable" in (found := kinds(videos / row["file"])):
+            continue
+        tags = row["tags"].lower()
+        promised = {what for part, what in PROMISED if part in tags}
+        promised |= {"sound"} if row["audio"] else set()
+        promised |= {"subtitles"} if "subtitle" in row["other_streams"] else set()
+        promised |= {"data track"} if "data:" in row["other_streams"] else set()
+        assert promised <= found, row["file"]
+        seen += bool(promised)
+    assert seen > 40
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "h264"])
+def test_packed_originals_hold_nothing_but_pixels(videos: Path, tmp_path: Path, codec: Codec):
+    sources = [Source(name, 0, videos / name) for name in TELLING]
+    for source in sources:
+        assert source.path and check_media(source.path), f"the checker is blind to {source.id}"
+    config = PackConfig(
+        name="packed", kind="real", classes=("a",), licence="unknown", secret=SECRET, codec=codec, fps=1, short_side=64
+    )  # fmt: skip
+    manifest = pack(
+        sources, partial(read_video, fps=1, short_side=64), tmp_path / "c", config, workers=0, progress=False
+    )
+    assert manifest.nsamples >= len(sources) - 2, (tmp_path / "c" / "refused.jsonl").read_text()
+    (tmp_path / "c" / "refused.jsonl").unlink()  # as the publisher is told to
+    findings = check_footage(tmp_path / "c", Corpus.open(tmp_path / "c"), TELLING, progress=False)
+    assert findings.rows() == []
+
+
+def video(
+    tmp_path: Path, edit: Callable[[av.container.OutputContainer], None] | None = None, name: str = "v.mp4"
+) -> Path:
+    path = tmp_path / name
+    with av.open(str(path), "w", options={"fflags": "+bitexact", "movflags": "+use_metadata_tags"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(6))
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if edit:
+            edit(container)
+        for number in range(8):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30 * number, np.uint8), "rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame.reformat(format="yuv420p")))
+        container.mux(stream.encode(None))
+    return path
+
+
+def own_mp4() -> bytes:
+    frames = (np.full((48, 64, 3), 30 * number, np.uint8) for number in range(8))
+    return encode(frames, "h264", fps=6, quality=85).members["mp4"]
+
+
+def test_our_own_video_is_clean_and_each_addition_is_seen(tmp_path: Path):
+    clean = own_mp4()
+    assert check_media(clean) == []
+    assert kinds(clean + b"SEFT and what a phone's maker wrote") >= {"trailing bytes"}
+    assert kinds(clean + b"\0\0\0\x20uuid" + bytes(range(24))) == {"box"}
+    assert kinds(clean + b"\0\0\0\x10free12345678") == {"hidden bytes"}
+    assert kinds(clean + b"\0\0\0\x10free\0\0\0\0\0\0\0\0") == set()
+    at = clean.index(b"mvhd") + 8
+    assert kinds(clean[:at] + b"\xe0\x01\x02\x03" + clean[at + 4 :]) >= {"date"}
+    assert "user data (SEI)" in kinds(video(tmp_path))  # x264 signs what nobody filters
+
+    def tagged(container: av.container.OutputContainer) -> None:
+        container.metadata.update({"com.apple.quicktime.location.ISO6709": "+48.8584+002.2945/", "title": "My flat"})
+
+    assert kinds(video(tmp_path, tagged)) >= {"location", "tags"}
+
+
+def test_captions_inside_the_video_are_seen(tmp_path: Path):
+    """A53 captions are an SEI message between the pictures: ITU-T T.35, country 0xB5, provider 0x31, then GA94."""
+    payload = b"\xb5\x00\x31GA94\x03\xc1\xff\xfc\x94\x20\xff"
+    sei = b"\x06\x04" + bytes([len(payload)]) + payload + b"\x80"
+    plain, path = tmp_path / "plain.h264", video(tmp_path)
+    with av.open(str(path)) as container, plain.open("wb") as file:
+        stream = container.streams.video[0]
+        annexb = av.BitStreamFilterContext("h264_mp4toannexb", stream)
+        for packet in container.demux(stream):
+            for part in annexb.filter(packet if packet.size else None):
+                file.write(b"\0\0\0\1" + sei + bytes(part))
+    assert "captions" in kinds(plain)
+    assert "captions" not in kinds(path)
+
+
+def test_chapters_are_seen(tmp_path: Path):
+    path = video(tmp_path, name="v.mkv")
+    with av.open(str(path)) as source, av.open(str(tmp_path / "w.mkv"), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        container.set_chapters(
+            [
+                {
+                    "id": 1,
+                    "start": 0,
+                    "end": 1000,
+                    "time_base": Fraction(1, 1000),
+                    "metadata": {"title": "At the doctor's"},
+                }
+            ]
+        )
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+    assert "chapters" in kinds(tmp_path / "w.mkv")
+
+
+def jpeg(**options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8)).save(buffer, "JPEG", **options)
+    return buffer.getvalue()
+
+
+def test_segments_of_a_jpeg_that_hold_no_picture():
+    plain = jpeg()
+    exif = Image.Exif()
+    exif[0x0110] = "a camera"
+    assert list(check_jpeg(plain)) == []
+    assert {f.what for f in check_jpeg(jpeg(exif=exif))} == {"EXIF"}
+    assert {f.what for f in check_jpeg(jpeg(comment=b"for my mother"))} == {"comment"}
+    assert {f.what for f in check_jpeg(plain + b"more")} == {"trailing bytes"}
+    # After the scan, where a parser that stops at the picture does not look.
+    hidden = plain[:-2] + b"\xff\xfe\x00\x09by name" + plain[-2:]
+    assert {f.what for f in check_jpeg(hidden)} == {"comment"}
+    thumbnail = plain[:4] + plain[4:].replace(b"JFIF\0", b"JFXX\0", 1)
+    assert check_media(thumbnail) != []
+
+
+def test_keys_that_anyone_could_make_are_found(tmp_path: Path, make_corpus: Callable[..., Path]):
+    names = ["walk/dQw4w9WgXcQ.mp4", "run/v_Juggling_g01_c02.avi"]
+    keys = linkable_keys(names)
+    for text in (names[0], "dQw4w9WgXcQ.mp4", "dQw4w9WgXcQ"):
+        assert hashlib.sha256(text.encode()).hexdigest()[:32] in keys and hashlib.md5(text.encode()).hexdigest() in keys
+        assert hmac.new(b"", text.encode(), hashlib.sha256).hexdigest()[:32] in keys
+        assert sample_key(SECRET, text) not in keys
+    assert sample_key(b"demo keys hide nothing", names[0]) in keys
+    # The same in a shard, beside a name in clear text in the pixels' own bytes.
+    member = tarfile.TarInfo(hashlib.sha256(b"dQw4w9WgXcQ").hexdigest()[:32] + ".jpg")
+    data = jpeg(comment=b"from v_Juggling_g01_c02")
+    member.size = len(data)
+    with tarfile.open(tmp_path / "x.tar", "w") as archive:
+        archive.addfile(member, io.BytesIO(data))
+    rows = {row["what"]: row["example"] for row in check_footage(tmp_path, None, names, progress=False).rows()}
+    assert {"linkable key", "source names", "comment"} == set(rows) and "sha256" in rows["linkable key"]
+    clean = make_corpus(tmp_path / "ours", 6)
+    assert check_footage(clean, Corpus.open(clean), [f"walk/{i}.mp4" for i in range(6)], progress=False).rows() == []

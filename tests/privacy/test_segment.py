@@ -1,0 +1,137 @@
+"""Segmenters: real loading code on small random models, masks of the user, what is said when something is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from understudy.privacy import segment_torch
+from understudy.privacy.segment import Segmentation
+from understudy.privacy.segmenters import MaskFiles, Recheck, load_segmenter
+from understudy.privacy.weights import weights_folder
+from understudy.shards.errors import UserError
+from understudy.shards.sources import RefusedError
+
+FRAMES = np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), np.uint8)
+
+
+def check(found: Segmentation) -> None:
+    assert found.probability.shape == (3, 48, 64)
+    assert found.confidence.shape == found.presence.shape == (3,)
+    for values in (found.probability, found.confidence, found.presence):
+        assert values.dtype == np.float32
+        assert values.min() >= 0 and values.max() <= 1
+
+
+@pytest.mark.parametrize("name", ["maskrcnn", "transformers", "mediapipe"])
+def test_missing_weights_say_where_to_get_them(name, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_WEIGHTS", str(tmp_path))
+    for weights in (None, tmp_path / "nothing"):
+        with pytest.raises(UserError, match="download"):
+            load_segmenter(name, weights)
+
+
+def test_maskrcnn_from_a_file(tmp_path: Path) -> None:
+    from torchvision.models.detection import maskrcnn_resnet50_fpn_v2
+
+    torch.manual_seed(0)
+    path = tmp_path / "weights.pth"
+    torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=2).state_dict(), path)
+    segmenter = segment_torch.load_maskrcnn(path, "cpu")
+    assert segmenter.models == ("torchvision/maskrcnn_resnet50_fpn_v2",)
+    torch.save({"other": torch.zeros(1)}, path)
+    with pytest.raises(UserError, match="not the weights"):
+        segment_torch.load_maskrcnn(path, "cpu")
+    path.write_bytes(b"not a file of weights")
+    with pytest.raises(UserError, match="again"):
+        segment_torch.load_maskrcnn(path, "cpu")
+
+
+class OneBox(torch.nn.Module):
+    """Answers like a torchvision Mask R-CNN: a sure person on the left, a doubtful one right, and a dog."""
+
+    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        masks = torch.zeros(3, 1, *pictures[0].shape[1:])
+        masks[0, :, 10:30, :20], masks[1, :, 10:30, 40:], masks[2, :, :, 25:35] = 0.9, 0.9, 0.9
+        one = {"scores": torch.tensor([0.95, 0.2, 0.99]), "labels": torch.tensor([1, 1, 18]), "masks": masks}
+        none = {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.long), "masks": masks[:0]}
+        return [one if picture.mean() > 0 else none for picture in pictures]
+
+
+def test_which_of_the_instances_count() -> None:
+    people = segment_torch.maskrcnn_people(OneBox())
+    segmenter = segment_torch.TorchSegmenter("maskrcnn", "none", (), people, "cpu")
+    frames = FRAMES.copy()
+    frames[1] = 0
+    found = segmenter(frames)
+    check(found)
+    assert (found.probability[0, 12:28, 2:18] > 0.8).all()
+    assert (found.probability[0, :, 25:] == 0).all()
+    assert found.confidence == pytest.approx([0.8, 1, 0.8])
+    assert found.presence == pytest.approx([0.95, 0, 0.95])
+    assert not found.probability[1].any()
+    assert [len(hits) for hits in Recheck(segmenter)(frames)] == [1, 0, 1]
+
+
+def tiny_mask2former(folder: Path, label: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    backbone = transformers.SwinConfig(
+        image_size=64, embed_dim=8, depths=[1, 1, 1, 1], num_heads=[1, 1, 2, 2], window_size=2,
+        out_features=["stage1", "stage2", "stage3", "stage4"],
+    )  # fmt: skip
+    config = transformers.Mask2FormerConfig(
+        backbone_config=backbone, feature_size=32, mask_feature_size=32, hidden_dim=32, encoder_feedforward_dim=16,
+        encoder_layers=1, decoder_layers=2, num_attention_heads=2, dim_feedforward=16, num_queries=5,
+        id2label={0: label, 1: "dog"},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    transformers.Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)
+    transformers.Mask2FormerImageProcessor(size={"shortest_edge": 64, "longest_edge": 128}).save_pretrained(folder)
+
+
+def test_mask2former_from_a_folder(tmp_path: Path) -> None:
+    tiny_mask2former(tmp_path / "tiny", "Person")
+    segmenter = load_segmenter("transformers", tmp_path / "tiny")
+    assert segmenter.models == ("transformers/tiny",)
+    first, second = segmenter(FRAMES), segmenter(FRAMES)
+    check(first)
+    assert (first.probability == second.probability).all()
+
+
+def test_a_model_without_people_is_refused(tmp_path: Path) -> None:
+    tiny_mask2former(tmp_path / "tiny", "cat")
+    with pytest.raises(UserError, match="person"):
+        load_segmenter("transformers", tmp_path / "tiny")
+    with pytest.raises(UserError, match="no segmentation model"):
+        load_segmenter("transformers", tmp_path)
+
+
+def test_masks_of_the_user(tmp_path: Path) -> None:
+    for number in (0, 4):
+        mask = np.zeros((24, 32), np.uint8)
+        mask[:12] = 255
+        cv2.imwrite(str(tmp_path / f"{number:06d}.png"), mask)
+    found = MaskFiles(tmp_path, every=2.0)(FRAMES)
+    check(found)
+    assert found.confidence.tolist() == [1, 0, 1]  # there is no 000002.png
+    assert (found.probability[0, :24] == 1).all() and (found.probability[0, 24:] == 0).all()
+    with pytest.raises(RefusedError, match="masks"):
+        MaskFiles(tmp_path / "nothing")(FRAMES)
+
+
+def test_mediapipe_on_a_person(videos: Path) -> None:
+    """With its weights, where they were downloaded: someone is found in the middle of a real video."""
+    try:
+        segmenter = load_segmenter("mediapipe")
+    except UserError as error:
+        pytest.skip(f"{error} ({weights_folder()})")
+    capture = cv2.VideoCapture(str(videos / "action/asl/asl_book.mkv"))
+    frames = np.stack([cv2.resize(capture.read()[1], (320, 240))[..., ::-1] for _ in range(4)])
+    found = segmenter(np.ascontiguousarray(frames))
+    assert (found.probability[:, 100:200, 130:190] > 0.5).mean() > 0.9
+    assert (found.probability[:, :30, 100:160] < 0.5).all()
+    assert (found.presence > 0.5).all()

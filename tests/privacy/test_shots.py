@@ -1,0 +1,28 @@
+"""Shot boundaries: at cuts and nowhere else, and no shot longer than what fits into memory."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from understudy.privacy.shots import split_shots
+from understudy.shards.demo import demo_sources, read_demo
+
+
+def test_cuts_are_found_and_nothing_is_lost() -> None:
+    clips = [list(read_demo(source, seed=0)) for source in demo_sources("demo-actions-train", 5)]
+    shots = list(split_shots(frame for clip in clips for frame in clip))
+    assert [len(shot) for shot in shots] == [len(clip) for clip in clips]
+    assert (np.concatenate(shots) == np.concatenate(clips)).all()
+
+
+def test_fast_motion_is_no_cut() -> None:
+    wide = np.random.default_rng(0).integers(0, 256, (6, 40, 3), np.uint8)
+    wide = np.repeat(np.repeat(wide, 16, 0), 16, 1)
+    pan = [wide[:, 20 * step : 20 * step + 128] for step in range(20)]
+    assert len(list(split_shots(pan))) == 1
+
+
+def test_long_shots_are_cut_to_what_fits() -> None:
+    frames = [np.zeros((10, 10, 3), np.uint8)] * 25
+    assert [len(shot) for shot in split_shots(frames, most_pixels=1000)] == [10, 10, 5]
+    assert list(split_shots([])) == []
