@@ -10,7 +10,7 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -46,8 +46,10 @@ class ClipLoader:
     a step that is at most 64) must be divisible by the world size.
 
     `skipped` counts unusable samples of this rank by (source, reason) since this object was made; their rows are not
-    ok. `max_consecutive_failures` of one source in a row raise UserError. `wait_seconds` adds up the time that the
-    caller spent waiting here. Use it as a context manager, or call `close()`, to stop its threads.
+    ok. `max_consecutive_failures` of one source in a row raise UserError. With `allow_changed_corpora` a state may be
+    of other corpora, in as many sources of the same weights: the stream goes on at its step, in the order of these.
+    `wait_seconds` adds up the time that the caller spent waiting here. Use it as a context manager, or call `close()`,
+    to stop its threads.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class ClipLoader:
         lanes: int | None = None,
         device: torch.device | str = "cpu",
         max_consecutive_failures: int = 100,
+        allow_changed_corpora: bool = False,
     ) -> None:
         samples_per_step = check_batch(batch_size, views.count, rank, world_size)
         lanes = default_lanes(samples_per_step) if lanes is None else lanes
@@ -97,6 +100,7 @@ class ClipLoader:
             # Half a digest is enough to tell corpora apart, and keeps the state small.
             "sources": [{"digest": d[:32], "weight": s.weight} for d, s in zip(digests, sources)],
         }
+        self._allow_changed = allow_changed_corpora
         self._sample_shape = (1, views.count, 3, clip.frames, clip.size, clip.size)
         self._rank, self._world_size = rank, world_size
         self._threads = default_threads() if threads is None else threads
@@ -143,14 +147,20 @@ class ClipLoader:
         """
         if type(state.get("step")) is not int or state["step"] < 0:
             raise UserError("no loader state in this checkpoint; resume from another one, or start a new run")
+        before = dict(state)
+        if self._allow_changed:
+            before["sources"] = _renamed(state.get("sources"), self._settings["sources"])
         differ = [
-            f"{name} was {state.get(name)}, is {value}"
+            f"{name} was {before.get(name)}, is {value}"
             for name, value in self._settings.items()
-            if state.get(name) != value
+            if before.get(name) != value
         ]
         if differ:
+            only_corpora = not self._allow_changed and all(words.startswith("sources") for words in differ)
             raise UserError(
-                f"the checkpoint's data differ from this run's: {'; '.join(differ)}; use the same, or start a new run"
+                f"the checkpoint's data differ from this run's: {'; '.join(differ)}; use the same, "
+                + ("pass allow_changed_corpora, " if only_corpora else "")
+                + "or start a new run"
             )
         self._batches.close()
         self._step = state["step"]
@@ -173,6 +183,13 @@ class ClipLoader:
         plans = training_plans(self._feeds, self._orders, self._schedule, step, self._rank, self._world_size)
         ahead = fetch_ahead(plans, self._room)
         return load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, self._device)
+
+
+def _renamed(sources: Any, now: list[dict[str, Any]]) -> Any:
+    """A state's sources with the digests of those that take their places, where there are as many."""
+    if not isinstance(sources, list) or len(cast("list[Any]", sources)) != len(now):
+        return cast(object, sources)
+    return [{**old, "digest": new["digest"]} for old, new in zip(cast("list[dict[str, Any]]", sources), now)]
 
 
 def training_feed(

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from understudy.models.probe import probe_epochs
 from understudy.models.vit import make_blocks
 
 
@@ -22,6 +23,8 @@ class AttentiveConfig:
     heads: int = 16
     epochs: int = 20
     batch_size: int = 64
+    least_steps: int = 100
+    """As in ProbeConfig: few rows are gone through more often."""
     rates: tuple[float, ...] = (1e-3, 3e-4, 1e-4)
     """Peak learning rates to choose from on a held-out part of the training set; a single one is taken as it is."""
     weight_decay: float = 1e-2
@@ -90,7 +93,8 @@ def attentive_probes(
     `tokens` and `held_out` (rows, T, D), with `labels` int64 of all rows of `tokens`, may be maps of files: only a
     batch at a time is read and comes to `device`, once for the probes of all rates.
     """
-    steps = config.epochs * math.ceil(len(rows) / config.batch_size)
+    epochs = probe_epochs(len(rows), config.epochs, config.batch_size, config.least_steps)
+    steps = epochs * math.ceil(len(rows) / config.batch_size)
     results: list[Tensor] = []
     for seed in range(config.seeds):
         torch.manual_seed(seed)
@@ -103,7 +107,7 @@ def attentive_probes(
             optimizers.append(torch.optim.AdamW(probe.parameters(), lr=rate, weight_decay=config.weight_decay))
         generator = torch.Generator().manual_seed(seed)
         step = 0
-        for _ in range(config.epochs):
+        for _ in range(epochs):
             for batch in rows[torch.randperm(len(rows), generator=generator)].split(config.batch_size):
                 x, y = tokens[batch].to(device), labels[batch].to(device)
                 for probe, optimizer, rate in zip(probes, optimizers, rates):

@@ -23,10 +23,17 @@ class ProbeConfig:
 
     epochs: int = 30
     batch_size: int = 128
+    least_steps: int = 100
+    """Few rows are gone through more than `epochs` times, until the probe has had as many steps."""
     rates: tuple[float, ...] = (1e-2,)
     """Peak learning rates to choose from on a held-out part of the training set; a single one is taken as it is."""
     weight_decay: float = 1e-2
     seeds: int = 3
+
+
+def probe_epochs(rows: int, epochs: int, batch_size: int, least_steps: int) -> int:
+    """How often to go through `rows` rows: `epochs` times, or as often as `least_steps` steps take."""
+    return max(epochs, math.ceil(least_steps / math.ceil(rows / batch_size)))
 
 
 def linear_probes(
@@ -48,9 +55,10 @@ def linear_probes(
     bias = torch.zeros(seeds, 1, len(rates) * classes, device=device)
     peak = torch.tensor(rates, device=device).repeat_interleave(classes)
     moments = [torch.zeros_like(tensor) for tensor in (weight, weight, bias, bias)]
+    epochs = probe_epochs(len(train), config.epochs, config.batch_size, config.least_steps)
     step = 0
-    for epoch in range(config.epochs):
-        rate = peak * 0.5 * (1 + math.cos(math.pi * epoch / config.epochs))
+    for epoch in range(epochs):
+        rate = peak * 0.5 * (1 + math.cos(math.pi * epoch / epochs))
         order = torch.stack([torch.randperm(len(train), generator=generator) for generator in generators]).to(device)
         for rows in order.split(config.batch_size, dim=1):
             step += 1

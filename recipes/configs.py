@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Literal
 
 from understudy.loader import EvalViews
 from understudy.models.augment import Augment
@@ -46,6 +47,8 @@ class MixedConfig:
     """Kinds of corpora that may be trained on before the probe."""
     require_audit: float | None = None
     """Largest share of frames that may show somebody by the upper bound of a corpus's audit; None asks for no audit."""
+    allow_changed_corpora: bool = False
+    """Go on with a run although a corpus was packed anew; the ledger says until which step the old one was used."""
     shared_head: bool = False
     """One head for all corpora in stage 2, label ids colliding as in PPMA's released configuration."""
     fresh_norm: bool = False
@@ -63,6 +66,8 @@ class MixedConfig:
     demo_clips: int = 1000
     """Clips in each demo pre-training corpus, where the demo corpora are made."""
     seed: int = 0
+    decoder: Literal["auto", "native", "plain", "dali", "reference"] = "auto"
+    """What turns shards into clips in both stages; the probe takes auto."""
     threads: int = 0
     """Decoding threads of each process; 0 means its share of the cores."""
     precision: str = "auto"

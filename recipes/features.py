@@ -209,5 +209,10 @@ def _load(file: Path, about: dict[str, Any]) -> Features:
         raise UserError(f"{file}: can't be read ({error}); delete it, and it is made anew") from None
 
 
+def cache_name(what: str, corpus: Corpus, about: dict[str, Any]) -> str:
+    """What a result on a corpus is kept under, so that another of anything in `about` has another name."""
+    return f"{what}-{corpus.manifest.name}-{_digest(about)[:16]}"
+
+
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -5,12 +5,9 @@ Both are a stage of `train.py`: resumed after a kill, the same on any number of 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +22,7 @@ from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
 from understudy.models.vit import VideoViT
 from understudy.recipes.checkpoint import save_tensors
-from understudy.recipes.features import one_pass, weights_digest
+from understudy.recipes.features import cache_name, one_pass, weights_digest
 from understudy.recipes.train import ENCODER, Stage, StageReport, step_seed, train_stage
 from understudy.shards.manifest import Corpus
 
@@ -99,7 +96,7 @@ def finetune(
     about = {"weights": weights_digest(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
     about |= {"config": asdict(config), "clip": asdict(clip), "views": asdict(views), "seed": seed}
     about |= {"precision": accelerator.mixed_precision}
-    name = _name("finetune", train, about)
+    name = cache_name("finetune", train, about)
     torch.manual_seed(step_seed(seed, "init-finetune"))
     model = VideoClassifier(encoder.config, classes, config.drop_path)
     model.encoder.load_state_dict(encoder.state_dict())
@@ -141,7 +138,7 @@ def learn_average(
     """The mixture of two encoders that a linear head on `train` is best served by, as an encoder of its own."""
     about = {"weights": [weights_digest(encoder) for encoder in encoders], "train": train.manifest.digest}
     about |= {"config": asdict(config), "clip": asdict(clip), "precision": accelerator.mixed_precision}
-    name = _name("average", train, about)
+    name = cache_name("average", train, about)
     torch.manual_seed(step_seed(0, "init-average"))
     average = AdaptiveAverage(encoders, config.mixing)
     model = AverageClassifier(average, len(train.manifest.classes))
@@ -224,8 +221,3 @@ def score(
     ids, rows, ok = (torch.cat(column) for column in zip(*parts))
     order = ids.argsort()
     return rows[order].mean(dim=1), ok[order]
-
-
-def _name(what: str, train: Corpus, about: dict[str, Any]) -> str:
-    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
-    return f"{what}-{train.manifest.name}-{digest[:16]}"

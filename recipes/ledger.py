@@ -24,7 +24,8 @@ from understudy.shards.manifest import Corpus
 class Ledger:
     """`digest` is a rolling SHA-256 over every batch's source and sample ids, in order; `seen` counts samples by
     source, and `skipped`, by source and reason, those of them that could not be used. `corpora` says of each source
-    what kind of data it is (`kind`, `licence`, `samples`) and which (`digest`).
+    what kind of data it is (`kind`, `licence`, `samples`) and which (`digest`); `replaced` lists those that were
+    trained on before, each with its source and the step `until` which it was.
     """
 
     corpora: dict[str, dict[str, Any]] = field(default_factory=dict[str, dict[str, Any]])
@@ -32,12 +33,20 @@ class Ledger:
     digest: str = ""
     seen: dict[str, int] = field(default_factory=dict[str, int])
     skipped: dict[str, dict[str, int]] = field(default_factory=dict[str, dict[str, int]])
+    replaced: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
 
     def record(self, source: str, ids: Tensor) -> None:
         """Take note of one batch over all ranks: int64 (n,) sample ids."""
         data = ids.numpy().astype("<i8").tobytes()
         self.digest = hashlib.sha256(f"{self.digest} {source} ".encode() + data).hexdigest()
         self.seen[source] = self.seen.get(source, 0) + len(ids)
+
+    def go_on_with(self, corpora: dict[str, dict[str, Any]]) -> None:
+        """Take note of the corpora from here on, where they are not those until now."""
+        for name, about in self.corpora.items():
+            if corpora.get(name) != about:
+                self.replaced.append({"source": name, "until": self.steps, **about})
+        self.corpora = corpora
 
 
 def describe(corpora: Sequence[Corpus]) -> dict[str, dict[str, Any]]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from understudy.models.attentive import AttentiveConfig, attentive_probes
 from understudy.models.probe import ProbeConfig, group_split, linear_probes
+from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import Features
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
@@ -22,12 +27,30 @@ Fit = Callable[[Tensor, Tensor, Tensor, tuple[float, ...]], Tensor]
 @dataclass(frozen=True)
 class Scores:
     """Class scores of every validation video, float32 (seeds, videos, classes), the views' logits averaged; `rate` is
-    the learning rate they were got with, `tuning` what each rate got on the held-out part of the training set.
+    the learning rate they were got with, `tuning` what each rate got on the held-out part of the training set, and
+    `seconds` what all that took.
     """
 
     logits: Tensor
     rate: float
     tuning: dict[str, float]
+    seconds: float
+
+
+def kept_scores(file: Path, write: bool, make: Callable[[], Scores]) -> Scores:
+    """The scores that lie in a safetensors file; where there is none, what `make` gives, kept there with `write`."""
+    if file.exists():
+        try:
+            with safe_open(file, "pt") as opened:
+                return Scores(opened.get_tensor("logits"), **json.loads(opened.metadata()["about"]))
+        except SafetensorError as error:
+            raise UserError(f"{file}: can't be read ({error}); delete it, and it is made anew") from None
+    scores = make()
+    if write:
+        about = {"rate": scores.rate, "tuning": scores.tuning, "seconds": scores.seconds}
+        file.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(file, {"logits": scores.logits}, {"about": json.dumps(about)})
+    return scores
 
 
 def probe_linearly(train: Features, val: Features, corpus: Corpus, config: ProbeConfig, device: torch.device) -> Scores:
@@ -67,6 +90,7 @@ def _tuned(fit: Fit, train: Features, val: Features, corpus: Corpus, rates: tupl
     """
     if not train.ok.any():
         raise UserError(f"{corpus.root}: no sample can be decoded; run `understudy lint {corpus.root}`")
+    started = time.perf_counter()
     usable = train.ok.nonzero().flatten()
     views, tuning, best = train.values.shape[1], dict[str, float](), rates[0]
     if len(rates) > 1:
@@ -83,7 +107,8 @@ def _tuned(fit: Fit, train: Features, val: Features, corpus: Corpus, rates: tupl
         best = rates[int(np.argmax(accuracy))]
     everything = torch.arange(val.values.shape[0] * val.values.shape[1])
     logits = fit(_view_rows(usable, views), val.values.flatten(0, 1), everything, (best,))[0]
-    return Scores(logits.unflatten(1, (-1, val.values.shape[1])).mean(dim=2), best, tuning)
+    averaged = logits.unflatten(1, (-1, val.values.shape[1])).mean(dim=2)
+    return Scores(averaged, best, tuning, time.perf_counter() - started)
 
 
 def _view_rows(videos: Tensor, views: int) -> Tensor:

@@ -61,10 +61,12 @@ def run_stage(
                 Views(count=stage.views, scale=stage.crop_scale, flip=stage.flip),
                 batch_size=rows,
                 seed=step_seed(config.seed, name),
+                decoder=config.decoder,
                 device=accelerator.device,
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
                 threads=threads_of(config, accelerator),
+                allow_changed_corpora=config.allow_changed_corpora,
             )
             return closing.enter_context(loader)
 

@@ -33,7 +33,7 @@ def make_accelerator(config: MixedConfig) -> Accelerator:
 def claim_output(config: MixedConfig) -> None:
     """Write the config into the output folder, or check that the one there is the same."""
     # These change nothing that is trained.
-    free = ("ablate", "out", "threads", "log_every", "save_every", "require_audit")
+    free = ("ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit")
     text = json.dumps({k: v for k, v in asdict(config).items() if k not in free}, indent=1, default=str) + "\n"
     path = config.out / "config.json"
     if not path.exists():

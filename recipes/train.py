@@ -176,6 +176,7 @@ def train_stage(
         loader.load_state_dict(checkpoint.state["loader"])
         report = StageReport(**checkpoint.state["report"])
         ledger = Ledger(**checkpoint.state["ledger"])
+        ledger.go_on_with(describe(corpora))
     skipped_before = ledger.skipped
     if compiled:
         module.compile()

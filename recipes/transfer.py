@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -30,10 +30,10 @@ from understudy.models.augment import Augment
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.entries import SCRATCH, Model, Task, machine, make_accelerator, open_model, open_task
-from understudy.recipes.features import frozen_features, weights_digest
+from understudy.recipes.features import cache_name, frozen_features, weights_digest
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, learn_average
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
-from understudy.recipes.probing import probe_attentively, probe_linearly
+from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
 from understudy.recipes.table import results_table
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
@@ -84,10 +84,11 @@ def demo() -> TransferConfig:
         vit=DEMO,
         stride=2,
         val_views=EvalViews(clips=2, crops=1),
-        attentive=AttentiveConfig(epochs=10, rates=(1e-3, 3e-4)),
+        # As large as the usual one, the probe would cost more than the encoder did.
+        attentive=AttentiveConfig(blocks=2, heads=4, epochs=10, rates=(1e-3,)),
         finetune=FinetuneConfig(
-            epochs=15,
-            warmup_epochs=2,
+            epochs=8,
+            warmup_epochs=1,
             rate=1e-3,
             weight_decay=0.05,
             crop_scale=(0.5, 1.0),
@@ -168,13 +169,20 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     )
     train = extract(task.train, views=config.train_views)
     val = extract(task.val, views=config.val_views)
-    started = time.perf_counter()
     if protocol == "linear":
-        scores = probe_linearly(train, val, task.train, config.probe, accelerator.device)
+        settings, probe = config.probe, partial(probe_linearly, config=config.probe)
     else:
-        scores = probe_attentively(train, val, task.train, config.attentive, accelerator.device)
+        settings, probe = config.attentive, partial(probe_attentively, config=config.attentive)
+    decided = {"weights": model.about["digest"], "clip": asdict(clip), "precision": accelerator.mixed_precision}
+    decided |= {"train": task.train.manifest.digest, "train_views": asdict(config.train_views)}
+    decided |= {"val": task.val.manifest.digest, "val_views": asdict(config.val_views), "config": asdict(settings)}
+    scores = kept_scores(
+        config.out / "probes" / f"{cache_name(protocol, task.train, decided)}.safetensors",
+        accelerator.is_main_process,
+        lambda: probe(train, val, task.train, device=accelerator.device),
+    )
     about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe(config.train_views)}
-    about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": time.perf_counter() - started}
+    about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": scores.seconds}
     about |= {
         "feature_seconds": train.seconds + val.seconds,
         "feature_views": sum(f.values.shape[0] * f.values.shape[1] for f in (train, val)),

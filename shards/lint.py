@@ -132,6 +132,8 @@ def _lint_table(manifest: Manifest, samples: Sequence[Sample]) -> Iterator[str]:
     for sample in samples:
         if not re.fullmatch("[0-9a-f]{32}", sample.key):
             yield f"{SAMPLES}: key {sample.key!r} is not a keyed hash of 32 hex digits"
+        if not re.fullmatch("([0-9a-f]{32})?", sample.group):
+            yield f"{SAMPLES}: group {sample.group!r} of {sample.key} is not a keyed hash of 32 hex digits"
 
 
 def _lint_shard(

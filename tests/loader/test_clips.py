@@ -173,6 +173,25 @@ def test_a_missing_or_other_state_is_refused_in_words(corpus: Corpus, other_corp
         assert other.step == 0
 
 
+def test_a_run_goes_on_with_a_changed_corpus_only_where_that_is_allowed(corpus: Corpus, other_corpus: Corpus) -> None:
+    with loader(corpus) as made:
+        take(made, 3)
+        state = json.loads(json.dumps(made.state_dict()))
+    with (
+        loader(other_corpus) as made,
+        pytest.raises(UserError, match=r"sources was .*; use the same, pass allow_changed"),
+    ):
+        made.load_state_dict(state)
+    with loader(other_corpus) as straight, loader(other_corpus, allow_changed_corpora=True) as made:
+        made.load_state_dict(state)
+        assert made.step == 3
+        assert same(next(made), take(straight, 4)[3])
+        with pytest.raises(UserError, match="seed was"):
+            made.load_state_dict({**state, "seed": 99})
+    with loader(corpus, other_corpus, allow_changed_corpora=True) as made, pytest.raises(UserError, match="sources"):
+        made.load_state_dict(state)
+
+
 def flip_a_byte(corpus: Corpus, sample: int) -> None:
     path = corpus.shard_path(int(corpus.shard[sample]))
     offset, size = corpus.spans[sample, 0].tolist()

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from understudy.models.attentive import AttentiveConfig, AttentiveProbe, attentive_probes
 from understudy.models.average import AdaptiveAverage
-from understudy.models.probe import ProbeConfig, group_split, linear_probes
+from understudy.models.probe import ProbeConfig, group_split, linear_probes, probe_epochs
 from understudy.models.stats import class_mean, paired_difference
 from understudy.models.vit import VideoViT, ViTConfig
 
@@ -31,7 +31,7 @@ def clouds(rows: int, classes: int = 5, width: int = 16) -> tuple[Tensor, Tensor
 
 def test_probes_are_those_of_autograd_and_torch_adamw() -> None:
     x, y = clouds(70)
-    config = ProbeConfig(epochs=3, batch_size=32, seeds=2, weight_decay=0.1)
+    config = ProbeConfig(epochs=3, batch_size=32, least_steps=0, seeds=2, weight_decay=0.1)
     ours = linear_probes(x[:50], y[:50], x[50:], 5, config, (1e-2, 3e-1))
     train, test = ((part - x[:50].mean(0)) / (x[:50].std(0) + 1e-6) for part in (x[:50], x[50:]))
     for r, rate in enumerate((1e-2, 3e-1)):
@@ -64,6 +64,17 @@ def test_a_probe_does_not_depend_on_those_beside_it_and_learns() -> None:
     assert not torch.equal(many[1, 0], many[1, 1])
     moved = linear_probes(x[:150], (y[:150] + 1) % 5, x[150:], 5, config, (1e-2,))
     assert (moved.argmax(dim=3) == (y[150:] + 1) % 5).double().mean() > 0.9
+
+
+def test_a_task_of_one_batch_is_learnt_too() -> None:
+    assert probe_epochs(rows=70, epochs=30, batch_size=128, least_steps=100) == 100
+    assert probe_epochs(rows=129, epochs=30, batch_size=128, least_steps=100) == 50
+    assert probe_epochs(rows=9_537, epochs=30, batch_size=128, least_steps=100) == 30
+    x, y = clouds(30)
+    config = ProbeConfig(epochs=1, seeds=1)
+    learnt = linear_probes(x, y, x, 5, config, (1e-2,)).argmax(dim=3) == y
+    one_step = linear_probes(x, y, x, 5, replace(config, least_steps=0), (1e-4,)).argmax(dim=3) == y
+    assert learnt.all() and not one_step.all()
 
 
 @settings(max_examples=60, deadline=None)

@@ -24,7 +24,7 @@ from understudy.loader import Clip, EvalViews
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
 from understudy.recipes.features import Features, frozen_features
-from understudy.recipes.probing import probe_linearly
+from understudy.recipes.probing import Scores, kept_scores, probe_linearly
 from understudy.recipes.table import results_table
 from understudy.recipes.transfer import TransferConfig, command_line, main
 from understudy.shards.errors import UserError
@@ -137,7 +137,7 @@ def test_what_is_done_is_not_done_again(finished: Path, data: Path, checkpoints:
     again = main(config_of(data, finished, "--checkpoint", "scratch", f"ours={a}", "--average", a, b))
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")} == before
     assert [row["top1"] for row in again["rows"]] == [row["top1"] for row in rows]
-    for name in ("feature_seconds", "train_samples_per_second"):  # speeds are those of then
+    for name in ("feature_seconds", "probe_seconds", "train_samples_per_second"):  # speeds are those of then
         assert [row.get(name) for row in again["rows"]] == [row.get(name) for row in rows]
 
 
@@ -195,6 +195,19 @@ def test_the_rate_is_chosen_without_a_look_at_the_validation_videos(data: Path) 
     assert chosen[0].tuning == chosen[1].tuning == chosen[2].tuning
     assert len({scores.rate for scores in chosen}) == 1
     assert chosen[0].logits.shape == (2, 45, 3)
+
+
+def test_scores_of_a_probe_are_kept_whole_and_a_broken_file_is_named(tmp_path: Path) -> None:
+    scores = Scores(torch.randn(2, 5, 3), 1e-3, {"0.001": 0.5, "0.01": 0.25}, 7.5)
+    file = tmp_path / "probes" / "scores.safetensors"
+    assert kept_scores(file, False, lambda: scores) is scores and not file.exists()
+    assert kept_scores(file, True, lambda: scores) is scores
+    kept = kept_scores(file, True, lambda: pytest.fail("made again"))
+    torch.testing.assert_close(kept.logits, scores.logits, rtol=0, atol=0)
+    assert (kept.rate, kept.tuning, kept.seconds) == (scores.rate, scores.tuning, scores.seconds)
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(UserError, match="delete it"):
+        kept_scores(file, True, lambda: scores)
 
 
 def test_a_validation_video_that_fails_counts_as_wrong_unless_it_is_excluded(data: Path, tmp_path: Path) -> None:

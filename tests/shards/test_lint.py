@@ -186,6 +186,19 @@ COMMENT = b"\xff\xfe\x00\x09filmed"
 EXIF = b"\xff\xe1\x00\x08Exif\0\0"
 
 
+def test_a_group_that_is_no_keyed_hash_is_found(copy: Path) -> None:
+    hashed = "0123456789abcdef" * 2
+    cases = {hashed: True, "": True, "v_YoYo_g25": False, hashed.upper(): False, hashed + "\n": False}
+    for group, good in cases.items():
+
+        def with_group(row: Sample, members: Members, group: str = group) -> Sample:
+            return replace(row, group=group if row.row == 0 else "")
+
+        rewrite(copy, with_group)
+        findings = lint(copy, progress=False).findings
+        assert not findings if good else findings and all(repr(group) in finding for finding in findings), group
+
+
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
