@@ -106,12 +106,14 @@ def svg(rows: Sequence[Row]) -> str:
         title = escape(f"{task}, {PROTOCOLS[protocol]}")
         body.append(f'<text x="12" y="{y}" {FONT} font-size="13" font-weight="600" fill="#1d2733">{title}</text>')
         y += 8
+        marks = [(100 / members[0]["classes"], "1 3")]
         quoted = QUOTED[next(iter(QUOTED))].get(task)
         if quoted and protocol != "attentive":
-            x = LEFT + scale * quoted[0 if protocol == "finetune" else 1]
-            height = y + ROW * len(members)
+            marks.append((quoted[0 if protocol == "finetune" else 1], "5 3"))
+        for value, dashes in marks:
+            x, end = LEFT + scale * value, y + ROW * len(members)
             body.append(
-                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{height}" stroke="#1d2733" stroke-dasharray="3 3"/>'
+                f'<line x1="{x:.1f}" x2="{x:.1f}" y1="{y}" y2="{end}" stroke="#1d2733" stroke-dasharray="{dashes}"/>'
             )
         for row in members:
             y += ROW
@@ -131,7 +133,7 @@ def svg(rows: Sequence[Row]) -> str:
         f"{tick}</text>"
         for tick in range(0, 101, 20)
     ]
-    heading = "Top-1 accuracy in per cent, with 95 % intervals over the validation videos"
+    heading = "Top-1 accuracy in per cent, with 95 % intervals over the validation videos; dotted: chance"
     if any(task in TASKS for task, _ in blocks):
         heading += "; dashed: PPMA, quoted"
     return "\n".join(

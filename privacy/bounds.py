@@ -68,6 +68,8 @@ def mean_upper(values: Sequence[float] | Floats, alpha: float) -> float:
     distinct, counts = np.unique(drawn, return_counts=True)
 
     def in_doubt(mean: float) -> bool:
+        if mean >= 1:
+            return False
         growth = 1 + _FRACTIONS[:, None] * (mean - distinct) / (1 - mean)
         with np.errstate(divide="ignore"):
             money = _LOG_WEIGHTS + (np.log(np.maximum(growth, 0)) * counts).sum(1)

@@ -58,6 +58,7 @@ def rows_of(outcomes: Sequence[Outcome], val: Corpus, excluded: Sequence[str]) -
                 "seeds": len(right),
                 "seeds_top1": right.mean(dim=1).tolist(),
                 "videos": len(correct),
+                "classes": outcome.logits.shape[2],
                 "failed": failed,
                 "excluded": sorted(set(excluded) & set(val.keys)),
                 **outcome.about,

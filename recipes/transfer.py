@@ -30,7 +30,7 @@ from understudy.models.augment import Augment
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.entries import SCRATCH, Model, Task, machine, make_accelerator, open_model, open_task
-from understudy.recipes.features import cache_name, frozen_features, weights_digest
+from understudy.recipes.features import cache_name, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, learn_average
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
@@ -183,10 +183,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     )
     about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe(config.train_views)}
     about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": scores.seconds}
-    about |= {
-        "feature_seconds": train.seconds + val.seconds,
-        "feature_views": sum(f.values.shape[0] * f.values.shape[1] for f in (train, val)),
-    }
+    about |= {"feature_seconds": train.seconds + val.seconds, "feature_views": view_count(train) + view_count(val)}
     return Outcome(model.name, task.name, protocol, scores.logits, val.ok, about)
 
 

@@ -109,7 +109,7 @@ def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
         assert np.mean(row["seeds_top1"]) == pytest.approx(row["top1"])
         assert (row["videos"], row["failed"], row["excluded"]) == (24, [], [])
         assert row["val_views"] == "2x1 (even)"
-        assert len(row["digest"]) == 64
+        assert (row["classes"], len(row["digest"])) == (3, 64)
         speed = row["feature_seconds"] if row["protocol"] != "finetune" else row["train_samples_per_second"]
         assert speed > 0
         if row["protocol"] == "linear":
@@ -158,22 +158,21 @@ def test_features_from_the_disk_are_those_of_memory(level: Any, data: Path, tmp_
     accelerator = Accelerator(cpu=True)
     torch.manual_seed(0)
     encoder, corpus = VideoViT(VIT), Corpus.open(data / "shades-val")
+    two_by_two = EvalViews(2, 2)
 
-    def features(cache: Path | None, *views: Any) -> Features:
+    def features(cache: Path | None, views: EvalViews = two_by_two) -> Features:
         clip = Clip(frames=4, stride=1, size=32)
-        return frozen_features(
-            accelerator, encoder, corpus, clip, EvalViews(*(views or (2, 2))), level=level, threads=1, cache=cache
-        )
+        return frozen_features(accelerator, encoder, corpus, clip, views, level=level, threads=1, cache=cache)
 
     plain, stored = features(None), features(tmp_path)
     assert plain.values.shape == ((24, 4, 32) if level == "pooled" else (24, 4, VIT.tokens, 32))
     torch.testing.assert_close(plain.values, stored.values, rtol=0, atol=0)
     assert plain.ok.all() and stored.ok.all() and not stored.cached
     assert features(tmp_path).cached
-    assert not features(tmp_path, 1, 2).cached
-    assert not features(tmp_path, 2, 2, "released").cached
+    assert not features(tmp_path, EvalViews(1, 2)).cached
+    assert not features(tmp_path, EvalViews(2, 2, "released")).cached
     with torch.no_grad():
-        encoder.norm.bias += 1
+        encoder.norm.bias.add_(1)
     moved = features(tmp_path)
     assert not moved.cached and not torch.equal(moved.values, plain.values)
     for path in tmp_path.glob("*.safetensors"):
@@ -287,3 +286,4 @@ def test_the_documents_table_and_chart_are_of_the_results(finished: Path, tmp_pa
     assert f"| {100 * row['top1']:.1f} | {100 * row['low']:.1f} to" in text
     assert "*quoted:* PPMA" in text and "| ours | not run |" in text
     assert chart.read_text().count("<circle") == 9
+    assert chart.read_text().count('stroke-dasharray="1 3"') == 3  # chance, in each block
