@@ -28,8 +28,8 @@ import numpy as np
 from understudy.privacy.background import behind, belongings
 from understudy.privacy.fill import Shot, background
 from understudy.privacy.masks import solid, widened
-from understudy.privacy.removal import Removal, remove_from_all, tools
-from understudy.privacy.remove import BATCH, REACH
+from understudy.privacy.removal import Removal, Summary, remove_from_all, tools
+from understudy.privacy.remove import BATCH, REACH, SURE
 from understudy.privacy.stabilise import camera_motion
 from understudy.privacy.track import follow
 from understudy.shards.demo import demo_sources, read_demo
@@ -73,7 +73,8 @@ def _demo_videos(folder: Path, count: int) -> list[Path]:
     paths = []
     for number, source in enumerate(demo_sources("demo-actions-train", count)):
         frames = [
-            cv2.resize(frame, (320, HEIGHT), interpolation=cv2.INTER_CUBIC) for frame in read_demo(source, seed=0)
+            cv2.resize(frame, (320, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.uint8)
+            for frame in read_demo(source, seed=0)
         ]
         paths.append(folder / f"{number}.mp4")
         paths[-1].write_bytes(encode(iter(frames), "h264", fps=8, quality=90).members["mp4"])
@@ -88,7 +89,8 @@ def _stages(video: Path, removal: Removal, count: int) -> dict[str, Any]:
     rate, short_side = native(source)
     frames = np.stack([frame for _, frame in zip(range(count), read_video(source, fps=rate, short_side=short_side))])
     found = [segment(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
-    people = solid(np.concatenate([part.probability for part in found]) > removal.settings.threshold)
+    probability = np.concatenate([part.probability for part in found])
+    people = solid(probability > removal.settings.threshold)
     holes, zone = widened(people), widened(people, REACH)
     motion = camera_motion(frames, holes)
     seen_behind, seen = behind(frames, zone, ~zone, people, motion)
@@ -97,7 +99,7 @@ def _stages(video: Path, removal: Removal, count: int) -> dict[str, Any]:
         "segment": lambda: [segment(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)],
         "masks": lambda: (solid(people), widened(people), widened(people, REACH)),
         "camera": lambda: camera_motion(frames, holes),
-        "follow": lambda: follow(people, frames, motion, rate),
+        "follow": lambda: follow(people, people & (probability > SURE), frames, motion, rate),
         "background": lambda: behind(frames, zone, ~zone, people, motion),
         "belongings": lambda: belongings(frames, holes, seen_behind, seen),
         "fill": lambda: background(Shot(frames, holes, seen_behind, seen & holes, motion)),
@@ -122,7 +124,7 @@ def _total(videos: list[Path], removal: Removal, workers: int, work: Path) -> di
     sizes = {
         f"{(frame := next(read_video(s, fps=1, short_side=native(s)[1]))).shape[1]}x{frame.shape[0]}" for s in sources
     }
-    rounds = []
+    rounds, frames, summary = [], 0, Summary(0, 0, 0, ())
     for _ in range(ROUNDS):
         out = work / "out"
         start = time.perf_counter()

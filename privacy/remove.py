@@ -24,6 +24,7 @@ from understudy.privacy.track import follow
 
 BATCH = 16  # frames that a segmenter gets at a time
 GUARD_S = 0.07  # a pixel masked within so many seconds is no source of background
+SURE = 0.7  # probability from which a pixel is of a person beyond doubt
 REACH = 2.5  # of the zone around people, in widths of the margin: what belongs to them is looked for there
 PLAIN = 4.0  # mean difference of neighbouring pixels, grey levels, up to which inpainting looks like the real thing
 
@@ -130,8 +131,9 @@ def remove_people(
     `frames` are RGB uint8 (H, W, 3) at `fps` a second. `beat` is called as the work gets on.
     """
     for shot in split_shots(frames):
-        people, confidence = _segmented(shot, segment, settings.threshold, beat)
-        removed = remove_from_shot(shot, people, confidence < settings.least_confidence, fps, fill, settings)
+        probability, confidence = _segmented(shot, segment, beat)
+        people, sure = probability > settings.threshold, probability > SURE
+        removed = remove_from_shot(shot, people, confidence < settings.least_confidence, fps, fill, settings, sure)
         beat()
         tally.add(removed)
         looked_at = removed.frames[:: settings.gate_every]
@@ -142,16 +144,24 @@ def remove_people(
 
 
 def remove_from_shot(
-    frames: Frames, people: Masks, unsure: NDArray[np.bool_], fps: float, fill: Filler, settings: Settings
+    frames: Frames,
+    people: Masks,
+    unsure: NDArray[np.bool_],
+    fps: float,
+    fill: Filler,
+    settings: Settings,
+    sure: Masks | None = None,
 ) -> Removed:
     """One shot without its people, who are at `people` (T, H, W) but for the frames that are `unsure` (T,).
+
+    `sure` (T, H, W) is which of `people` are people beyond doubt and so can't just vanish; all, where it is None.
 
     No pixel of an unsure frame, or of one that seems to have missed someone, is in the result, neither in its own
     place nor as background in another.
     """
     people = people if settings.exact else solid(people)
     motion = camera_motion(frames, widened(people, settings.margin))
-    people, missed = follow(people, frames, motion, fps)
+    people, missed = follow(people, people if sure is None else people & solid(sure), frames, motion, fps)
     unsure = unsure | missed
     holes = widened(people if settings.exact else steady(people, fps), settings.margin)
     if settings.shape == "box":
@@ -172,15 +182,16 @@ def remove_from_shot(
 
 
 def _segmented(
-    shot: Frames, segment: Segmenter, threshold: float, beat: Callable[[], None]
-) -> tuple[Masks, NDArray[np.float32]]:
-    people, confidence = np.empty(shot.shape[:3], np.bool_), np.empty(len(shot), np.float32)
+    shot: Frames, segment: Segmenter, beat: Callable[[], None]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Probability (T, H, W) and confidence (T,) of a shot."""
+    probability, confidence = np.empty(shot.shape[:3], np.float32), np.empty(len(shot), np.float32)
     for start in range(0, len(shot), BATCH):
         part = slice(start, start + BATCH)
         found = segment(shot[part])
-        people[part], confidence[part] = found.probability > threshold, found.confidence
+        probability[part], confidence[part] = found.probability, found.confidence
         beat()
-    return people, confidence
+    return probability, confidence
 
 
 def _texture(frame: Frames, where: Masks) -> float:

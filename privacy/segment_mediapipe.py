@@ -41,7 +41,7 @@ ROI_SCALE = 1.25  # of the square around the detector's circle, as in the graph
 PRESENT = 0.5  # the second network's own limit for "this is a person"
 SAME = 0.6  # overlap from which two squares are taken for the same person
 WHOLE = 0.5  # what the selfie network's word counts where no person was found: it takes other things for people
-MOST = 12  # people looked at in a frame, strongest first; a frame with more is not sure
+MOST = 12  # people looked at in a frame, strongest first
 
 
 @dataclass(frozen=True)
@@ -106,23 +106,19 @@ class MediaPipe:
         known: list[Roi] = []
         for number, frame in enumerate(frames):
             proposals = self._propose(frame, (1, 2) if number % TILES_EVERY == 0 else (1,))
-            candidates = _distinct(known + proposals)
-            known, doubtful = [], list[Roi]()
+            candidates = _distinct(known + proposals)[:MOST]
+            known = []
             covered = probability[number]
             np.maximum(covered, WHOLE * self._selfie_whole(frame), out=covered)
-            for roi in candidates[:MOST]:
+            for roi in candidates:
                 present, following = self._look(frame, roi, covered)
                 presence[number] = max(presence[number], roi.score * present)
                 if present > PRESENT:
                     known.append(following)
-                else:
-                    doubtful.append(roi)
-            for roi in doubtful:
-                # The networks disagree, and nobody else was found there: someone may be without a mask.
-                if not _around_hips(covered, roi).any():
-                    confidence[number] = min(confidence[number], 1 - roi.score)
-            if len(candidates) > MOST:
-                confidence[number] = 0
+            # Someone proposed in this frame where nothing is masked may have been missed. Who was only followed from
+            # the frame before is not proposed: whether they were lost is for track.py to tell.
+            missed = [roi.score for roi in proposals if not _around_hips(covered, roi).any()]
+            confidence[number] -= max(missed, default=0.0)
         return Segmentation(probability, confidence, presence)
 
     def _propose(self, frame: Picture, tiles: Sequence[int]) -> list[Roi]:
@@ -154,7 +150,7 @@ class MediaPipe:
         mask = 1 / (1 + np.exp(-np.clip(mask[..., 0], -80, 80)))
         np.maximum(mask, self.selfie(crop)[0][..., 0], out=mask)
         back = cv2.warpAffine(mask, turn, covered.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        np.maximum(covered, back, out=covered)
+        np.maximum(covered, present * back, out=covered)
         # The last but few landmarks are the hips' centre and the rim of the circle, in pixels of the crop.
         hips_and_rim = points.reshape(-1, 5)[33:35, :2]
         (hip_x, hip_y), (rim_x, rim_y) = cv2.transform(hips_and_rim[None], cv2.invertAffineTransform(turn))[0]

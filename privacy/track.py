@@ -33,29 +33,38 @@ class Person:
     gone: int = 0
 
 
-def follow(masks: Masks, frames: Frames, motion: Motion, fps: float) -> tuple[Masks, NDArray[np.bool_]]:
+def follow(masks: Masks, sure: Masks, frames: Frames, motion: Motion, fps: float) -> tuple[Masks, NDArray[np.bool_]]:
     """`masks` (T, H, W) with those added who were missed while they stood still; and the frames (T,) in which someone
     else may have been missed.
 
-    Who is masked for KNOWN_S and then is not makes frames unsure, for up to HELD_S; only by way of the picture's edge
-    may people vanish. As long as that place looks as before, it stays masked. All of it forwards and backwards in time.
+    `sure` (T, H, W), within `masks`, is where there is no doubt that it is a person. Who is that for KNOWN_S and then
+    is not masked at all makes frames unsure, for up to HELD_S; only by way of the picture's edge may people vanish.
+    What was masked out of caution may come and go. As long as that place looks as before, it stays masked. All of it
+    forwards and backwards in time.
     """
-    area = masks.sum((1, 2)).astype(np.float64)
+    area, least = masks.sum((1, 2)).astype(np.float64), DIP * sure.sum((1, 2))
     reach = max(1, round(HELD_S * fps / 2))
     unsure = np.zeros(len(masks), np.bool_)
     for number in range(1, len(masks) - 1):
-        before, after = area[max(0, number - reach) : number], area[number + 1 : number + 1 + reach]
-        unsure[number] = area[number] < DIP * min(before.max(), after.max())
+        before, after = least[max(0, number - reach) : number], least[number + 1 : number + 1 + reach]
+        unsure[number] = area[number] < min(before.max(), after.max())
     out = masks.copy()
-    for end, inwards in ((0, area[1 : 1 + reach]), (-1, area[-1 - reach : -1])):
-        unsure[end] |= bool(len(inwards)) and area[end] < DIP * inwards.min()
+    for end, inwards in ((0, least[1 : 1 + reach]), (-1, least[-1 - reach : -1])):
+        unsure[end] |= bool(len(inwards)) and area[end] < inwards.min()
     for step in (1, -1):
-        _follow(masks, frames, motion, fps, step, out, unsure)
+        _follow(masks, sure, frames, motion, fps, step, out, unsure)
     return out, unsure
 
 
 def _follow(
-    masks: Masks, frames: Frames, motion: Motion, fps: float, step: int, out: Masks, unsure: NDArray[np.bool_]
+    masks: Masks,
+    sure: Masks,
+    frames: Frames,
+    motion: Motion,
+    fps: float,
+    step: int,
+    out: Masks,
+    unsure: NDArray[np.bool_],
 ) -> None:
     """One direction in time, +1 or -1; adds to `out` and `unsure`."""
     cv2 = opencv()
@@ -66,7 +75,7 @@ def _follow(
     near = widened(masks, TOGETHER)
     people: list[Person] = []
     for number in range(len(masks))[::step]:
-        current = [Person(mask, blurred[number]) for mask in _pieces(masks[number], near[number])]
+        current = [Person(mask, blurred[number]) for mask in _pieces(sure[number], near[number])]
         distance = cv2.distanceTransform((~masks[number]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
         missing: list[Person] = []
         for person in people:
@@ -108,11 +117,12 @@ def _moved(person: Person, matrix: NDArray[np.float64] | None, size: tuple[int, 
 
 
 def _pieces(mask: Masks, near: Masks) -> list[Masks]:
-    """The people in a mask, each with shadows and limbs apart: what is in one piece in `near`, a wider mask."""
+    """The people in a mask, each with shadows and limbs apart: what of it is in one piece in `near`, a wider mask."""
     cv2 = opencv()
 
     count, labels = cv2.connectedComponents(near.astype(np.uint8))
-    return [(labels == index) & mask for index in range(1, count)]
+    pieces = ((labels == index) & mask for index in range(1, count))
+    return [piece for piece in pieces if piece.any()]
 
 
 def _may_have_left(person: Masks, pace: float) -> bool:

@@ -35,6 +35,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):
     """A machine that is meant to have a GPU, an S3 server or Ray must not pass by skipping."""
     report = yield
+    if item.get_closest_marker("slow") and not item.config.getoption("--slow"):
+        return report
     for marker in ("gpu", "s3", "ray"):
         required = os.environ.get(f"UNDERSTUDY_REQUIRE_{marker.upper()}") == "1"
         if report.skipped and required and item.get_closest_marker(marker):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
-from understudy.privacy.detect import Hit
+from understudy.privacy.detect import Hit, What
 from understudy.privacy.fill import background, flat, inpaint, load_filler
 from understudy.privacy.remove import Limits, Removed, Settings, Tally, remove_from_shot, remove_people
 from understudy.privacy.segment import Segmentation
@@ -119,7 +119,8 @@ class SegmentBright:
 
 
 class SeesAll:
-    name, what, licence, models = "all", "person", "none", ("test/all",)
+    name, licence, models = "all", "none", ("test/all",)
+    what: What = "person"
 
     def __call__(self, frames: np.ndarray) -> list[list[Hit]]:
         return [[Hit("person", (0, 0, 1, 1), 1.0)] for _ in frames]
