@@ -26,7 +26,8 @@ from understudy.shards.demo import demo_sources, read_demo
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.ingest import read_video
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.scene import FPS as DEMO_FPS

@@ -38,7 +38,8 @@ from understudy.models.vit import BASE
 from understudy.recipes.mixed import demo
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 
 # Dense bf16 peaks from NVIDIA's data sheets, in FLOP/s: SXM parts, without sparsity.
 PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}

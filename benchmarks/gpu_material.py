@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from spec import SAMPLED_FPS
 
 from understudy.shards.demo import demo_sources, read_demo
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

@@ -33,7 +33,8 @@ from truth import Agreement, agreement
 from understudy.loader.native import native_status
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 
 HERE = Path(__file__).parent
 VIDEOS = HERE.parents[1] / "shared" / "videos"

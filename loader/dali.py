@@ -23,7 +23,7 @@ from understudy.loader.decode import choose_decoder
 from understudy.loader.mp4 import read_mp4
 from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Codec
+from understudy.shards.kinds import Codec
 
 # One pipeline keeps about one NVDEC engine busy, and an H100 or H200 has seven. For JPEGs one is enough: nvJPEG spreads
 # a batch by itself.

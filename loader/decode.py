@@ -6,7 +6,7 @@ import torch
 
 from understudy.loader.request import BatchDecoder, Decoder
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Codec
+from understudy.shards.kinds import Codec
 
 DECODERS = ("auto", "native", "plain", "dali", "reference")
 CPU = torch.device("cpu")

@@ -33,7 +33,8 @@ from understudy.loader.request import BatchDecoder, Payload, Request
 from understudy.loader.schedule import Schedule
 from understudy.loader.views import Clip, Views
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 
 SEED = 0
 WARM_UP = 5  # batches before the clock starts: shards are opened, memory is touched for the first time

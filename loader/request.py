@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from understudy.shards.manifest import Codec
+from understudy.shards.kinds import Codec
 
 Payload = tuple[bytes | memoryview, ...]
 

@@ -23,7 +23,8 @@ from understudy.shards.errors import UserError
 from understudy.shards.files import sha256_of
 from understudy.shards.frames import decode_frames
 from understudy.shards.ingest import read_video
-from understudy.shards.manifest import MANIFEST, MEMBERS, Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import MANIFEST, MEMBERS, Corpus
 from understudy.shards.remote import Address, Remote, parse_address
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.tarshard import read_spans

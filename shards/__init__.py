@@ -1,6 +1,19 @@
 """What lies on disk and how it gets there: ingest, pack, manifest, lint, preview, demo corpora."""
 
+from typing import TYPE_CHECKING, Any
+
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus, Manifest
+
+if TYPE_CHECKING:
+    from understudy.shards.manifest import Corpus, Manifest
 
 __all__ = ["Corpus", "Manifest", "UserError"]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports the manifest, and NumPy with it, when it is asked for: the command line answers without."""
+    if name in ("Corpus", "Manifest"):
+        from understudy.shards import manifest
+
+        return getattr(manifest, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

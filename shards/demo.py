@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from understudy.shards.actions import DOWNSTREAM_ACTIONS, SYNTHETIC_ACTIONS
 from understudy.shards.errors import UserError
 from understudy.shards.happenings import HAPPENINGS
-from understudy.shards.manifest import Kind
+from understudy.shards.kinds import Kind
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.scene import CLEAN, FOOTAGE, FPS, HEIGHT, Scene, empty_scene, film, human_scene

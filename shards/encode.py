@@ -22,7 +22,7 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from understudy.shards.color import BT601, BT709, LIMITED, SCALING
-from understudy.shards.manifest import Codec
+from understudy.shards.kinds import Codec
 from understudy.shards.sources import RefusedError
 
 if TYPE_CHECKING:

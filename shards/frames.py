@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.shards.manifest import Codec
+from understudy.shards.kinds import Codec
 
 # Segments of a JPEG that hold picture data, and the JFIF mark. Comments and other application data may identify.
 _SOI, _EOI, _SOS, _APP0 = 0xD8, 0xD9, 0xDA, 0xE0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from understudy.shards.manifest import Codec, Kind, Manifest
+from understudy.shards.kinds import Codec, Kind
+from understudy.shards.manifest import Manifest
 from understudy.shards.remote import Address
 
 

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import zstandard
@@ -23,6 +23,7 @@ from understudy.shards.cache import Cache, default_cache
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
 from understudy.shards.files import write_atomic
+from understudy.shards.kinds import KINDS, Codec, Kind
 from understudy.shards.remote import Address, MissingError, Remote, parse_address
 
 FORMAT = 1
@@ -30,9 +31,6 @@ MANIFEST = "manifest.json"
 SAMPLES = "samples.jsonl.zst"
 REFUSED = "refused.jsonl"
 
-Kind = Literal["no-human", "synthetic", "real"]
-Codec = Literal["mjpeg", "h264"]
-KINDS: tuple[Kind, ...] = ("no-human", "synthetic", "real")
 # Members of a sample by codec, in the order in which they lie in the tar. The payload is all but the JSON.
 MEMBERS: dict[Codec, tuple[str, ...]] = {"mjpeg": ("json", "mjpg", "off"), "h264": ("json", "mp4")}
 

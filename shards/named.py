@@ -16,7 +16,7 @@ from typing import Literal
 
 from understudy.shards import splits
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Kind
+from understudy.shards.kinds import Kind
 from understudy.shards.sources import PICTURES, Source
 from understudy.shards.splits import Split
 

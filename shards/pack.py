@@ -31,12 +31,12 @@ from understudy.shards.encode import Encoded, encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import atomic_file, write_atomic
 from understudy.shards.keys import sample_key
+from understudy.shards.kinds import Codec
 from understudy.shards.manifest import (
     MANIFEST,
     MEMBERS,
     REFUSED,
     SAMPLES,
-    Codec,
     Manifest,
     Sample,
     Shard,

@@ -19,7 +19,8 @@ from typing import Any
 
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import KINDS, MANIFEST, MEMBERS, Codec, Kind, Manifest
+from understudy.shards.kinds import KINDS, Codec, Kind
+from understudy.shards.manifest import MANIFEST, MEMBERS, Manifest
 from understudy.shards.sources import Source
 
 WORK = ".packing"

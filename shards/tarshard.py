@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from understudy.shards.files import atomic_file, write_atomic
-from understudy.shards.manifest import Kind, Sample, Shard
+from understudy.shards.kinds import Kind
+from understudy.shards.manifest import Sample, Shard
 
 BLOCK = tarfile.BLOCKSIZE
 MODE = 0o444

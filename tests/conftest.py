@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from understudy.shards.manifest import Codec
+from understudy.shards.kinds import Codec
 
 sys.path.insert(0, str(Path(__file__).parent / "helpers"))
 

@@ -14,7 +14,7 @@ import pytest
 
 import understudy.cli.main
 
-HEAVY = ("torch", "av", "webdataset", "nvidia", "tqdm", "PIL", "simplejpeg", "timm", "accelerate")
+HEAVY = ("torch", "numpy", "av", "webdataset", "nvidia", "tqdm", "PIL", "simplejpeg", "timm", "accelerate")
 
 
 def run(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -19,7 +19,8 @@ from understudy.loader.reference import decode_reference
 from understudy.loader.request import BatchDecoder, Request
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 
 pytest.importorskip("nvidia.dali")
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))

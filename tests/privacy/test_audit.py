@@ -26,7 +26,8 @@ from understudy.privacy.report import summary
 from understudy.shards.audited import load_audit, require_audit
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus, Kind
+from understudy.shards.kinds import Kind
+from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

@@ -22,7 +22,8 @@ from understudy.privacy.check_shards import check_footage, linkable_keys
 from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
 from understudy.shards.keys import sample_key
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.kinds import Codec
+from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

@@ -25,8 +25,9 @@ from fake_readers import read_by_name, read_moving_bar, read_nothing, read_slowl
 
 from understudy.shards.errors import UserError
 from understudy.shards.keys import load_secret, sample_key
+from understudy.shards.kinds import Codec
 from understudy.shards.lint import lint
-from understudy.shards.manifest import Codec, Corpus
+from understudy.shards.manifest import Corpus
 from understudy.shards.pack import PackConfig, pack
 from understudy.shards.plan import locked
 from understudy.shards.sources import Source
