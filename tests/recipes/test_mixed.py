@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from understudy.models.mae import MAEConfig
 from understudy.models.probe import ProbeConfig
@@ -42,15 +40,6 @@ TINY = [
     *("--stage1.steps", "12", "--stage1.batch-size", "8", "--stage2.steps", "12", "--stage2.batch-size", "8"),
     *("--log-every", "1", "--save-every", "2", "--precision", "no", "--threads", "1"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Equal bits need equally many threads, here and in the processes that are started."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

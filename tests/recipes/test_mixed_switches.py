@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,15 +27,6 @@ ALL_ON = [
     *("--stage2.augment.operations=4", "--stage2.augment.erasing=0.5", "--stage2.augment.mixup=0.8"),
     *("--stage2.augment.cutmix=1", "--drop-path=0.1", "--fresh-norm"),
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Equal bits need equally many threads, here and in the processes that are started."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -287,3 +287,11 @@ def test_the_documents_table_and_chart_are_of_the_results(finished: Path, tmp_pa
     assert "*quoted:* PPMA" in text and "| ours | not run |" in text
     assert chart.read_text().count("<circle") == 9
     assert chart.read_text().count('stroke-dasharray="1 3"') == 3  # chance, in each block
+
+
+@pytest.mark.parametrize("name", ["demo-actions", "actions7", "ablations"])
+def test_the_page_shows_what_was_measured(name: str) -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / f"transfer-{name}.json").read_bytes())
+    page = (ROOT / "docs" / "transfer.md").read_text(encoding="utf-8").splitlines()
+    assert len(results["rows"]) >= 3
+    assert set(results_table(results).splitlines()) <= set(page)
