@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -13,11 +12,11 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
+from cache_size import held  # pyright: ignore[reportMissingImports]
 from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
 
 from understudy.shards import cache as caching
@@ -55,21 +54,6 @@ def content(cache: Cache, blob: Blob) -> bytes:
 
 def good(cache: Cache, blob: Blob) -> bool:
     return hashlib.sha256(content(cache, blob)).hexdigest() == blob.sha256
-
-
-def held(folder: Path) -> int:
-    """Bytes that the cache takes on disk, by size or by blocks, whichever is more.
-
-    Counted under the lock without which nothing may grow: else a file that is renamed or replaced while the folder is
-    listed would be counted twice.
-    """
-    with (folder / "accounts").open() as accounts:
-        fcntl.flock(accounts, fcntl.LOCK_EX)
-        total = 0
-        for entry in os.scandir(folder):
-            with suppress(FileNotFoundError):  # a part that came to nothing
-                total += max(entry.stat().st_size, entry.stat().st_blocks * 512)
-        return total
 
 
 def test_a_second_opening_reads_no_network_also_under_another_address(
