@@ -85,6 +85,7 @@ class Pack:
         """Do it, and say on standard output what came of it."""
         from functools import partial
 
+        from understudy.privacy.removal import keeps_holes, read_with_holes, read_without_people
         from understudy.shards.collect import MissingVideosError
         from understudy.shards.frame_folders import read_video_or_frames
         from understudy.shards.ingest import read_video
@@ -139,11 +140,11 @@ class Pack:
         read = partial(read_video, fps=self.fps, short_side=self.short_side)
         if folders:
             read = partial(read_video_or_frames, **read.keywords, source_fps=self.frame_rate)
+        if keeps_holes(self.source):
+            read = partial(read_with_holes, **read.keywords, folder=self.source)
         if self.remove_people:
             if folders:
                 raise UserError("people can't be removed from folders of frames yet; make videos of them first")
-            from understudy.privacy.removal import read_without_people
-
             patience_s = REMOVAL_PATIENCE_S  # a whole shot is done before its first frame comes
             read = partial(read_without_people, **read.keywords, removal=self.removal.removal())
         if isinstance(out, Path):

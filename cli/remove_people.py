@@ -47,6 +47,9 @@ class RemovalOptions:
     gate: tuple[str, ...] = ()
     """Detectors that must see nobody afterwards, beside the segmenter itself: pose, palm, face, ... An audit can't use
     the same ones again."""
+    keep_holes: bool = False
+    """Say of every frame where it was filled in, in cells of 16 pixels, so that training can leave that out
+    (mixed.py --mae.skip-holes). Outlines of people tell what they do: see docs/removal.md."""
     max_unsure: float = 0.1
     """Share of unsure frames above which a clip is dropped."""
     max_masked: float = 0.35
@@ -85,6 +88,7 @@ class RemovalOptions:
             ),
             limits=Limits(self.max_unsure, self.max_masked, self.min_seen, self.max_residual),
             gate=self.gate,
+            keep_holes=self.keep_holes,
         )
 
 

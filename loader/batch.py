@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from understudy.loader.memory import Memory
 from understudy.loader.read import ShardReader
 from understudy.loader.request import BatchDecoder, Decoder, Request
-from understudy.loader.views import Draw
+from understudy.loader.views import Draw, hole_shares
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
@@ -41,7 +41,8 @@ class Batch:
 
     On the loader's device: `clips` uint8 (N, 3, T, H, W) RGB, `labels` int64 (N,), `ids` int64 (N,), which are the
     samples' numbers in their corpus, and `ok` bool (N,). A row that is not ok is black: a sample that could not be
-    read, which keeps its id and label, or padding, whose id and label are -1.
+    read, which keeps its id and label, or padding, whose id and label are -1. `holes`, where it is asked for, is uint8
+    (N, T, places, places): how much of each part of every frame was filled in, 255 for all of it.
     """
 
     clips: torch.Tensor
@@ -49,16 +50,20 @@ class Batch:
     source: str
     ids: torch.Tensor
     ok: torch.Tensor
+    holes: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Feed:
-    """One corpus with all that turns its ids into clips. `draw` maps (sample, visit) to windows and crops."""
+    """One corpus with all that turns its ids into clips. `draw` maps (sample, visit) to windows and crops. `places` is
+    the side of `Batch.holes`, 0 where these aren't wanted.
+    """
 
     corpus: Corpus
     reader: ShardReader
     decoder: Decoder | BatchDecoder
     draw: Callable[[int, int], Draw]
+    places: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,6 +131,23 @@ def load_samples(
     return reasons
 
 
+def load_holes(
+    feed: Feed, visits: Sequence[tuple[int, int]], sample_shape: tuple[int, ...], stop: threading.Event | None = None
+) -> tuple[NDArray[np.uint8], list[str | None]]:
+    """Where samples were filled in, uint8 (n, C, K, T, places, places), and for each None or why that can't be had."""
+    windows, views, _, frames, *_ = sample_shape
+    shares = np.zeros((len(visits), windows, views, frames, feed.places, feed.places), np.uint8)
+    reasons: list[str | None] = []
+    for out, (sample, visit) in zip(shares, visits):
+        cells, reason = (None, None) if sample == PADDING else feed.reader.read_holes(sample, stop)
+        reasons.append(reason)
+        if cells is not None:
+            draw = feed.draw(sample, visit)
+            for i, window in enumerate(draw.windows):
+                out[i] = hole_shares(cells[window], draw.crops, draw.flips, feed.places)
+    return shares, reasons
+
+
 def decode_together(
     decoder: BatchDecoder, samples: list[Future[tuple[list[Request], str | None]]], sample_shape: tuple[int, ...]
 ) -> tuple[torch.Tensor, list[str | None]]:
@@ -158,8 +180,10 @@ class Loaded:
         if self.ready is not None:
             stream = torch.cuda.current_stream(self.batch.clips.device)
             stream.wait_event(self.ready)
-            for tensor in (self.batch.clips, self.batch.labels, self.batch.ids, self.batch.ok):
-                tensor.record_stream(stream)  # so that its memory is not given away before that stream is done
+            batch = self.batch
+            for tensor in (batch.clips, batch.labels, batch.ids, batch.ok, batch.holes):
+                if tensor is not None:
+                    tensor.record_stream(stream)  # so that its memory is not given away before that stream is done
         return self.batch
 
 
@@ -183,9 +207,10 @@ def load_ahead(
     def start(plan: Plan) -> Future[Loaded]:
         feed, decoder = plan.feed, plan.feed.decoder
         visits = list(zip(plan.ids.tolist(), plan.visits.tolist()))
+        holes = pool.submit(load_holes, feed, visits, sample_shape, stop) if feed.places else None
         if isinstance(decoder, BatchDecoder):
             read = [pool.submit(read_sample, feed, sample, visit, stop) for sample, visit in visits]
-            return delivery.submit(deliver, plan, partial(decode_together, decoder, read, sample_shape))
+            return delivery.submit(deliver, plan, partial(decode_together, decoder, read, sample_shape), holes)
         shape = (len(visits), *sample_shape)
         if stream:  # torch uses it again by itself
             clips = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
@@ -197,14 +222,29 @@ def load_ahead(
             pool.submit(load_samples, feed, decoder, visits[i : i + together], clips.numpy()[i : i + together], stop)
             for i in range(0, len(visits), together)
         ]
-        return delivery.submit(deliver, plan, lambda: (clips, [reason for part in made for reason in part.result()]))
 
-    def deliver(plan: Plan, make: Callable[[], tuple[torch.Tensor, list[str | None]]]) -> Loaded:
+        def decoded() -> tuple[torch.Tensor, list[str | None]]:
+            return clips, [reason for part in made for reason in part.result()]
+
+        return delivery.submit(deliver, plan, decoded, holes)
+
+    def deliver(
+        plan: Plan,
+        make: Callable[[], tuple[torch.Tensor, list[str | None]]],
+        holes: Future[tuple[NDArray[np.uint8], list[str | None]]] | None,
+    ) -> Loaded:
         with torch.cuda.stream(stream) if stream else nullcontext():
             while len(used) > LEAD:
                 used.popleft().synchronize()
             clips, reasons = make()
-            batch = collate(plan, clips, reasons, device)
+            shares = None
+            if holes is not None:
+                shares, missing = holes.result()
+                for i, reason in enumerate(missing):
+                    if reason is not None:
+                        clips[i].zero_()  # a sample counts whole or not at all
+                reasons = [reason or other for reason, other in zip(reasons, missing)]
+            batch = collate(plan, clips, shares, reasons, device)
             ready = torch.cuda.Event() if stream else None
             if ready:
                 ready.record(stream)
@@ -232,7 +272,13 @@ def load_ahead(
         delivery.shutdown(wait=True, cancel_futures=True)
 
 
-def collate(plan: Plan, clips: torch.Tensor, reasons: list[str | None], device: torch.device) -> Batch:
+def collate(
+    plan: Plan,
+    clips: torch.Tensor,
+    holes: NDArray[np.uint8] | None,
+    reasons: list[str | None],
+    device: torch.device,
+) -> Batch:
     """The batch on `device`: every sample's windows and crops become rows of their own. Waits for no copy."""
     n = len(plan.ids)
     rows = clips.flatten(0, 2)
@@ -241,16 +287,17 @@ def collate(plan: Plan, clips: torch.Tensor, reasons: list[str | None], device: 
     labels = np.where(padding, PADDING, plan.feed.corpus.label[plan.ids])
     ok = ~padding & np.array([reason is None for reason in reasons], np.bool_)
 
-    def per_row(column: NDArray[np.int64] | NDArray[np.bool_]) -> torch.Tensor:
-        values = torch.as_tensor(column.repeat(views))
+    def there(column: NDArray[np.int64] | NDArray[np.bool_] | NDArray[np.uint8]) -> torch.Tensor:
+        values = torch.as_tensor(column)
         return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
     return Batch(
         clips=rows.to(device, non_blocking=True),
-        labels=per_row(labels),
+        labels=there(labels.repeat(views)),
         source=plan.feed.corpus.manifest.name,
-        ids=per_row(plan.ids),
-        ok=per_row(ok),
+        ids=there(plan.ids.repeat(views)),
+        ok=there(ok.repeat(views)),
+        holes=None if holes is None else there(holes.reshape(len(rows), *holes.shape[3:])),
     )
 
 

@@ -48,6 +48,7 @@ class ClipLoader:
     `skipped` counts unusable samples of this rank by (source, reason) since this object was made; their rows are not
     ok. `max_consecutive_failures` of one source in a row raise UserError. With `allow_changed_corpora` a state may be
     of other corpora, in as many sources of the same weights: the stream goes on at its step, in the order of these.
+    With `places` batches say where videos were filled in, in so many parts a side (`Batch.holes`).
     `wait_seconds` adds up the time that the caller spent waiting here. Use it as a context manager, or call `close()`,
     to stop its threads.
     """
@@ -69,6 +70,7 @@ class ClipLoader:
         device: torch.device | str = "cpu",
         max_consecutive_failures: int = 100,
         allow_changed_corpora: bool = False,
+        places: int = 0,
     ) -> None:
         samples_per_step = check_batch(batch_size, views.count, rank, world_size)
         lanes = default_lanes(samples_per_step) if lanes is None else lanes
@@ -86,7 +88,7 @@ class ClipLoader:
         at_once = [order.shards_at_once(world_size) for order in self._orders]
         self._room = room_ahead([Demand(corpus, shards) for corpus, shards in zip(corpora, at_once)])
         self._feeds = [
-            training_feed(corpus, clip, views, seed, decoder, torch.device(device), shards)
+            training_feed(corpus, clip, views, seed, decoder, torch.device(device), shards, places)
             for corpus, shards in zip(corpora, at_once)
         ]
         self._settings: dict[str, Any] = {
@@ -193,7 +195,14 @@ def _renamed(sources: Any, now: list[dict[str, Any]]) -> Any:
 
 
 def training_feed(
-    corpus: Corpus, clip: Clip, views: Views, seed: int, decoder: str, device: torch.device, shards_at_once: int
+    corpus: Corpus,
+    clip: Clip,
+    views: Views,
+    seed: int,
+    decoder: str,
+    device: torch.device,
+    shards_at_once: int,
+    places: int = 0,
 ) -> Feed:
     """A corpus and what turns its ids into random views."""
     return Feed(
@@ -201,6 +210,7 @@ def training_feed(
         reader=ShardReader(corpus, min(shards_at_once, OPEN_SHARDS)),
         decoder=choose_decoder(decoder, corpus.manifest.codec, device),
         draw=partial(_draw, corpus, clip, views, stream_key("views", corpus.manifest.digest, seed)),
+        places=places,
     )
 
 

@@ -154,7 +154,7 @@ class Pipeline:
         elif self.device.type == "cuda":
             clips = clips.pin_memory()
         reasons: list[str | None] = [None] * len(plan.ids)
-        return (self._finished(collate(plan, clips, reasons, self.device)) for _ in count())
+        return (self._finished(collate(plan, clips, None, reasons, self.device)) for _ in count())
 
     def whole(self, trace: Trace | None = None) -> Generator[object, None, None]:
         """All of that, as `ClipLoader` does it; what can't be used is counted in `failed`."""

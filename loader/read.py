@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from understudy.loader.memory import Memory
 from understudy.loader.request import Payload
+from understudy.shards.holes import read_holes
 from understudy.shards.manifest import Corpus
 
 OPEN_SHARDS = 64
@@ -74,6 +75,22 @@ class ShardReader:
         if reason is not None and self.corpus.cache is not None and self._was_damaged(number):
             payload, reason = self._read(sample, number, stop)
         return payload, reason
+
+    def read_holes(
+        self, sample: int, stop: threading.Event | None = None
+    ) -> tuple[NDArray[np.bool_] | None, str | None]:
+        """Which cells of its frames were filled in, as in holes.py, None where the corpus doesn't say; and None or the
+        reason why that can't be had. Raises what `read` does.
+        """
+        offset, size = self.corpus.sidecars[sample].tolist()
+        shard = self._open(int(self.corpus.shard[sample]), stop)
+        shape = int(self.corpus.frames[sample]), int(self.corpus.width[sample]), int(self.corpus.height[sample])
+        try:
+            return read_holes(os.pread(shard.descriptor, size, offset), *shape), None
+        except OSError as error:
+            return None, f"read: {os.strerror(error.errno or 0)}"
+        except ValueError:
+            return None, "holes: damaged"
 
     def _read(self, sample: int, number: int, stop: threading.Event | None) -> tuple[Payload, str | None]:
         spans = self.corpus.spans[sample].tolist()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from understudy.loader.philox import uniform
 from understudy.shards.errors import UserError
+from understudy.shards.holes import CELL
 
 TRIES = 10  # boxes drawn before the fallback, as in torchvision's RandomResizedCrop
 
@@ -115,6 +116,34 @@ def draw_evaluation(clip: Clip, views: EvalViews, frames: int, width: int, heigh
         ),
         flips=np.zeros(views.crops, np.bool_),
     )
+
+
+def hole_shares(
+    cells: NDArray[np.bool_], crops: NDArray[np.int32], flips: NDArray[np.bool_], places: int
+) -> NDArray[np.uint8]:
+    """How much of each of `places` x `places` parts of every crop was filled in: (K, T, places, places), 255 for all.
+
+    `cells` (T, rows, columns) of CELL x CELL stored pixels, `crops` (K, 4) boxes (x, y, w, h), `flips` (K,).
+    """
+    frames, rows, columns = cells.shape
+    # The integral over the picture is bilinear within a cell, so that this is exact.
+    integral = np.zeros((frames, rows + 1, columns + 1), np.float32)
+    integral[:, 1:, 1:] = cells.cumsum(1).cumsum(2)
+    shares = np.empty((len(crops), frames, places, places), np.uint8)
+    steps = np.arange(places + 1) / places
+    for k, (x, y, w, h) in enumerate(crops.tolist()):
+        part = _between(_between(integral, (y + h * steps) / CELL, 1), (x + w * steps) / CELL, 2)
+        area = np.diff(np.diff(part, axis=1), axis=2) * (255 * (CELL * places) ** 2 / (w * h))
+        shares[k] = np.rint(area[:, :, ::-1] if flips[k] else area).clip(0, 255)
+    return shares
+
+
+def _between(values: NDArray[np.float32], at: NDArray[np.float64], axis: int) -> NDArray[np.float32]:
+    """`values` at places between its entries along `axis`, linearly."""
+    below = np.minimum(at.astype(np.int64), values.shape[axis] - 2)
+    weight = (at - below).astype(np.float32).reshape((-1, 1) if axis == 1 else (-1,))
+    low, high = values.take(below, axis), values.take(below + 1, axis)
+    return (low + weight * (high - low)).astype(np.float32)
 
 
 def span(clip: Clip) -> int:

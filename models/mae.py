@@ -40,6 +40,8 @@ class MAEConfig:
     """
     norm_latent: bool = True
     """The encoder's last norm before the decoder."""
+    skip_holes: bool = False
+    """No loss on tokens of which half or more was filled in where a person had been."""
 
     def __post_init__(self) -> None:
         """Refuse what was never defined."""
@@ -108,6 +110,14 @@ def pixel_targets(patches: Tensor, layout: Literal["ppma", "videomae"] = "ppma")
     return ((x - x.mean(dim=3, keepdim=True)) / deviation).transpose(2, 3).flatten(2)
 
 
+def filled_tokens(holes: Tensor, config: ViTConfig) -> Tensor:
+    """Which tokens (N, tokens) were filled in to half or more, bool; `holes` uint8 (N, T, h, w), 255 for all of a part,
+    has a part for every patch.
+    """
+    t, h, w = config.grid
+    return holes.reshape(-1, t, config.tubelet, h, w).float().mean(dim=2).flatten(1) >= 127.5
+
+
 class MaskedAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="understudy"):
     """An encoder with a decoder that is thrown away after stage 1."""
 
@@ -129,11 +139,12 @@ class MaskedAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="understud
         init_xavier(self)
         nn.init.trunc_normal_(self.head.weight, std=0.02)
 
-    def forward(self, clips: Tensor, visible: Tensor, asked: Tensor, ok: Tensor) -> Tensor:
+    def forward(self, clips: Tensor, visible: Tensor, asked: Tensor, ok: Tensor, holes: Tensor | None = None) -> Tensor:
         """Mean squared error on the tokens that were asked for and not seen, a scalar.
 
         `clips` uint8 (N, 3, T, H, W); `visible` (N, V) and `asked` (N, M) from `draw_masks`; `ok` bool (N,): other
         rows add nothing, and the mean is still over N, so that every sample weighs the same on any number of ranks.
+        Tokens that were filled in, by `holes` (as in `filled_tokens`), add nothing to their row's mean either.
         """
         patches = to_patches(clips, self.encoder.config)
         latent = self.encoder.tokens(gather_tokens(patches, visible), visible)
@@ -151,10 +162,12 @@ class MaskedAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="understud
         predicted = self.head(self.decoder_norm(x[:, visible.shape[1] :]))
         target = pixel_targets(gather_tokens(patches, asked), self.config.layout)
         per_token = F.mse_loss(predicted.float(), target, reduction="none").mean(dim=2)
-        if self.config.decode_share == 1:
+        if self.config.decode_share == 1 and holes is None:
             per_row = per_token.mean(dim=1)
         else:  # running cells hold tokens that the encoder saw
-            unseen = torch.ones(len(clips), self.encoder.config.tokens, device=clips.device).scatter_(1, visible, 0)
-            weight = unseen.gather(1, asked)
+            counts = torch.ones(len(clips), self.encoder.config.tokens, device=clips.device).scatter_(1, visible, 0)
+            if holes is not None:
+                counts = counts.masked_fill(filled_tokens(holes, self.encoder.config), 0)
+            weight = counts.gather(1, asked)
             per_row = (per_token * weight).sum(dim=1) / weight.sum(dim=1).clamp(min=1)
         return (per_row * ok).mean()

@@ -12,8 +12,9 @@ import os
 from collections import Counter
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,6 +39,7 @@ from understudy.shards.sources import RefusedError, Source
 from understudy.shards.workers import Beat, Lost, confined_map
 
 RECORD = "removal.json"  # how people were removed
+HOLES = ".holes"  # with keep_holes: videos of the masks, named as the videos are; hidden, so that they aren't packed
 CLIPS = "removal.jsonl"  # what became of each source; names sources, so it is for the owner's eyes
 QUALITY = 98  # of the videos written: what is packed from them is compressed once more
 PATIENCE_S = 600.0  # for a batch of frames, or for filling a shot
@@ -57,6 +59,8 @@ class Removal:
     settings: Settings = field(default_factory=Settings)
     limits: Limits = field(default_factory=Limits)
     gate: tuple[str, ...] = ()
+    keep_holes: bool = False
+    """Say of every frame where it was filled in."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,12 @@ def remove_from_all(
         if "/" in name or name.startswith("."):
             raise UserError(f"class {name!r} can't be the name of a folder; rename it")
     out.mkdir(parents=True, exist_ok=True)
-    record = {"removal": describe(removal), "fps": fps, "secret": sample_key(secret, "understudy")}
+    record = {
+        "removal": describe(removal),
+        "fps": fps,
+        "keep_holes": removal.keep_holes,
+        "secret": sample_key(secret, "understudy"),
+    }
     with _locked(out) as clips:
         _remember(out, record)
         done = _load_clips(clips)
@@ -143,7 +152,8 @@ def remove_from_all(
 def read_without_people(
     source: Source, *, fps: float, short_side: int, removal: Removal
 ) -> Iterator[NDArray[np.uint8]]:
-    """As `read_video`, but without the people, who are removed at the source's own size.
+    """As `read_video`, but without the people, who are removed at the source's own size. With `keep_holes` the frames
+    have a fourth channel, 255 where they were filled in.
 
     Raises RefusedError, possibly after all frames, where they can't be removed safely: use none of them then.
     """
@@ -151,11 +161,36 @@ def read_without_people(
     for shot in _shots(source, fps, removal, tally, lambda: None):
         height, width = shot.frames.shape[1:3]
         shape = Shape.fit(width / height, short_side)
-        for frame in shot.frames:
+        for frame, hole in zip(shot.frames, shot.holes):
+            if removal.keep_holes:
+                frame = np.dstack([frame, hole * np.uint8(255)])
             yield _resized(frame, shape)
     reason = tally.why_dropped(removal.limits)
     if reason:
         raise RefusedError(reason)
+
+
+def read_with_holes(source: Source, *, fps: float, short_side: int, folder: Path) -> Iterator[NDArray[np.uint8]]:
+    """As `read_video`, of what `remove_from_all` wrote into `folder` with `keep_holes`, with a fourth channel that is
+    255 where a frame was filled in. Raises RefusedError as well where that is not there or of another length.
+    """
+    masks = folder / HOLES / source.id
+    if not masks.is_file():
+        raise RefusedError(f"where it was filled in is not in {HOLES}")
+    pictures = read_video(source, fps=fps, short_side=short_side)
+    masked = read_video(replace(source, path=masks), fps=fps, short_side=short_side)
+    for frame, mask in zip_longest(pictures, masked):
+        if frame is None or mask is None or frame.shape != mask.shape:
+            raise RefusedError(f"its video in {HOLES} is not its own")
+        yield np.dstack([frame, np.where(mask[..., 0] > 127, np.uint8(255), np.uint8(0))])
+
+
+def keeps_holes(folder: Path) -> bool:
+    """Whether `folder`, made by `remove_from_all`, says where frames were filled in."""
+    try:
+        return bool(json.loads((folder / RECORD).read_bytes())["keep_holes"])
+    except (FileNotFoundError, NotADirectoryError, KeyError):
+        return False
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -228,18 +263,21 @@ def _remove_source(
     """Runs in a worker process."""
     tally, sheet = Tally(), Sheet()
     key = sample_key(secret, source.id)
+    holes: list[NDArray[np.uint8]] = []  # of each frame, a bit a pixel
 
     def frames(rate: float) -> Iterator[NDArray[np.uint8]]:
         for shot in _shots(source, rate, removal, tally, beat):
             if sheets is not None:
                 sheet.add(shot)
-            for frame in shot.frames:
+            for frame, hole in zip(shot.frames, shot.holes):
                 beat()
+                if removal.keep_holes:
+                    holes.append(np.packbits(_even(hole), axis=1))
                 yield _even(frame)
 
     try:
         rate = fps or native(source)[0]
-        video = encode(frames(rate), "h264", fps=rate, quality=QUALITY).members["mp4"]
+        video = encode(frames(rate), "h264", fps=rate, quality=QUALITY)
     except RefusedError as error:
         return Clip(source.id, source.label, "refused", str(error))
     reason = tally.why_dropped(removal.limits)
@@ -248,7 +286,12 @@ def _remove_source(
     place = f"{classes[source.label]}/{key}.mp4"
     if reason is None:
         (out / place).parent.mkdir(exist_ok=True)
-        write_atomic(out / place, video)
+        if removal.keep_holes:
+            (out / HOLES / place).parent.mkdir(parents=True, exist_ok=True)
+            white = (np.unpackbits(bits, axis=1, count=video.width) * np.uint8(255) for bits in holes)
+            masks = encode((np.dstack([mask] * 3) for mask in white), "h264", fps=rate, quality=QUALITY)
+            write_atomic(out / HOLES / place, masks.members["mp4"])
+        write_atomic(out / place, video.members["mp4"])
     return Clip(
         path=source.id,
         label=source.label,

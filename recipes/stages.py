@@ -12,6 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
+from understudy.loader.read import ShardReader
 from understudy.models.align import Aligner
 from understudy.models.augment import Augment, augment, draw_plan, partners
 from understudy.models.mae import MaskedAutoencoder, draw_masks
@@ -36,6 +37,12 @@ def run_stage(
         raise UserError(f"{name}: {len(weights)} weights for {len(corpora)} corpora; name one for each, or none")
     if isinstance(module, MaskedAutoencoder) and stage.augment != Augment():
         raise UserError(f"{name}: only stages with labels are augmented; masked autoencoding is its own augmentation")
+    skip_holes = isinstance(module, MaskedAutoencoder) and config.mae.skip_holes
+    if skip_holes and not any(tells_holes(corpus) for corpus in corpora):
+        raise UserError(
+            f"{name}: --mae.skip-holes, but no corpus says where people were; "
+            "pack one with --remove-people --removal.keep-holes"
+        )
     shares = weights or [len(corpus) for corpus in corpora]
 
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -45,7 +52,7 @@ def run_stage(
         if isinstance(module, MaskedAutoencoder):
             drawn = draw_masks(everyone, config.vit.grid, config.mae, generator)
             visible, asked = (index[first : first + rows] for index in drawn)
-            return model(batch.clips, visible, asked, batch.ok)
+            return model(batch.clips, visible, asked, batch.ok, batch.holes)
         rng = np.random.default_rng(generator.initial_seed())
         plan = draw_plan(everyone, config.vit.size, config.vit.size, stage.augment, rng)
         clips = augment(batch.clips, plan, first, stage.views)
@@ -67,6 +74,7 @@ def run_stage(
                 world_size=accelerator.num_processes,
                 threads=threads_of(config, accelerator),
                 allow_changed_corpora=config.allow_changed_corpora,
+                places=config.vit.grid[1] if skip_holes else 0,
             )
             return closing.enter_context(loader)
 
@@ -91,6 +99,12 @@ def run_stage(
             parts=len(corpora) if stage.blend else 1,
             corpora=corpora,
         )
+
+
+def tells_holes(corpus: Corpus) -> bool:
+    """Whether the first sample says where people were; a packer keeps that for all samples or for none."""
+    cells, _ = ShardReader(corpus).read_holes(0)
+    return cells is not None
 
 
 def clip_of(config: MixedConfig) -> Clip:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import av
 import numpy as np
@@ -22,6 +22,7 @@ from av.video.reformatter import Colorspace
 from numpy.typing import NDArray
 
 from understudy.shards.color import BT601, BT709, LIMITED, SCALING
+from understudy.shards.holes import holes_of, holes_record
 from understudy.shards.kinds import Codec
 from understudy.shards.sources import RefusedError
 
@@ -38,16 +39,20 @@ RATE_FACTORS = {1: 51.0, 10: 42.0, 25: 35.0, 50: 30.0, 75: 25.5, 85: 22.5, 95: 1
 
 @dataclass(frozen=True)
 class Encoded:
-    """A sample's payload: `members` maps an extension, of MEMBERS less the JSON, to bytes. Sizes in pixels."""
+    """A sample's payload: `members` maps an extension, of MEMBERS less the JSON, to bytes. Sizes in pixels. `holes` is
+    what `holes_record` made of the frames' fourth channel, None where there was none.
+    """
 
     members: dict[str, bytes]
     frames: int
     width: int
     height: int
+    holes: dict[str, Any] | None = None
 
 
 def encode(frames: Iterator[NDArray[np.uint8]], codec: Codec, *, fps: float, quality: int) -> Encoded:
-    """Encode RGB `frames`, uint8 (H, W, 3) of one even size, taken one at a time.
+    """Encode RGB `frames`, uint8 (H, W, 3) of one even size, taken one at a time. Those of (H, W, 4) say in the fourth
+    channel where they were filled in: anywhere but 0.
 
     `quality` is JPEG's, 1 to 100; for h264 it stands for the rate factor that comes out alike. Raises RefusedError
     where there are no frames, and passes on what `frames` raises.
@@ -59,11 +64,20 @@ def encode(frames: Iterator[NDArray[np.uint8]], codec: Codec, *, fps: float, qua
     if height % 2 or width % 2:
         raise ValueError(f"frames of {width} x {height}: 4:2:0 needs even sides")
     frames = _of_one_shape(chain([first], frames), first.shape)
+    cells: list[NDArray[np.bool_]] = []
+    if first.shape[2] == 4:
+        frames = _without_holes(frames, cells)
     if codec == "mjpeg":
         members, count = _encode_jpegs(frames, quality)
     else:
         members, count = _encode_h264(frames, width, height, fps, quality)
-    return Encoded(members, count, width, height)
+    return Encoded(members, count, width, height, holes_record(cells) if cells else None)
+
+
+def _without_holes(frames: Iterator[NDArray[np.uint8]], cells: list[NDArray[np.bool_]]) -> Iterator[NDArray[np.uint8]]:
+    for frame in frames:
+        cells.append(holes_of(frame[..., 3]))
+        yield frame[..., :3]
 
 
 def _of_one_shape(frames: Iterator[NDArray[np.uint8]], shape: tuple[int, ...]) -> Iterator[NDArray[np.uint8]]:

@@ -22,6 +22,7 @@ from understudy.shards.cache import default_cache
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
 from understudy.shards.frames import check_payload, decode_frames
+from understudy.shards.holes import read_holes
 from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, decode_samples
 from understudy.shards.plan import WORK
 from understudy.shards.remote import Address, MissingError, Remote
@@ -223,3 +224,7 @@ def _lint_sidecar(manifest: Manifest, row: Sample, data: bytes) -> Iterator[str]
             yield f"its json says {name} {body.get(name)!r}, {value!r} is right"
     if not isinstance(body.get("removal", ""), dict | None):
         yield "its json has no removal record, which is null or an object"
+    try:
+        read_holes(data, row.frames, row.width, row.height)
+    except ValueError as error:
+        yield f"where its json says that it was filled in is {error}"

@@ -246,7 +246,7 @@ class Corpus:
     """A corpus opened for reading: its manifest and the sample table in columns, all of length `nsamples`.
 
     Sample i is row `row[i]` of shard `shard[i]`; samples lie in shard and row order. `spans[i, m]` is the
-    (offset, size) in bytes of payload member m of sample i in its shard.
+    (offset, size) in bytes of payload member m of sample i in its shard, `sidecars[i]` of its JSON.
     """
 
     root: Address
@@ -260,6 +260,7 @@ class Corpus:
     width: NDArray[np.int32]
     height: NDArray[np.int32]
     spans: NDArray[np.int64]
+    sidecars: NDArray[np.int64]
     crc32c: NDArray[np.uint32]
     group: NDArray[np.int64]
     """Number of the sample's group; a sample of none is a group by itself."""
@@ -337,6 +338,7 @@ class Corpus:
             spans=np.array([[s.members[ext] for ext in payload] for s in samples], np.int64).reshape(
                 len(samples), len(payload), 2
             ),
+            sidecars=np.array([s.members["json"] for s in samples], np.int64).reshape(len(samples), 2),
             crc32c=column("crc32c", np.uint32),
             group=np.unique([sample.group or sample.key for sample in samples], return_inverse=True)[1],
         )

@@ -30,6 +30,7 @@ from understudy.shards.cluster import ray_map
 from understudy.shards.encode import Encoded, encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import atomic_file, write_atomic
+from understudy.shards.holes import RECORD as HOLES
 from understudy.shards.keys import sample_key
 from understudy.shards.kinds import Codec
 from understudy.shards.manifest import (
@@ -94,10 +95,11 @@ def pack(
 ) -> Manifest:
     """Pack `sources` into the corpus folder `out` and return its manifest.
 
-    `read` yields the RGB frames (H, W, 3) of a source at the packing rate, or raises RefusedError; it is picklable
-    by name from an importable module. A source whose worker process crashes, or yields no frame for `patience_s`
-    seconds, is tried once more and then refused. With `workers` 0 everything runs in this process, unconfined. With the
-    engine "ray" all cores of a cluster decode (cluster.py) and `workers` is not used; the bytes are the same.
+    `read` yields the RGB frames (H, W, 3) of a source at the packing rate, with a fourth channel where it is to be
+    kept what was filled in (encode.py), or raises RefusedError; it is picklable by name from an importable module. A
+    source whose worker process crashes, or yields no frame for `patience_s` seconds, is tried once more and then
+    refused. With `workers` 0 everything runs in this process, unconfined. With the engine "ray" all cores of a cluster
+    decode (cluster.py) and `workers` is not used; the bytes are the same.
 
     Called again after an interruption, it packs the shards that are missing; on a finished corpus it only returns
     the manifest. Raises UserError where `out` holds something else, nothing could be packed, or the disk is full.
@@ -146,7 +148,10 @@ def pack_shard(
                 continue
             group = sample_key(config.secret, f"group {source.group}") if source.group else ""
             samples.append(_row(key, len(samples), source.label, group, outcome, config.codec))
-            about = json.dumps(sidecar(samples[-1], config.fps, config.kind, config.removal), separators=(",", ":"))
+            removal = config.removal
+            if outcome.holes is not None:
+                removal = {**(removal or {}), HOLES: outcome.holes}
+            about = json.dumps(sidecar(samples[-1], config.fps, config.kind, removal), separators=(",", ":"))
             yield key, {**outcome.members, "json": about.encode()}
 
     members = accepted()

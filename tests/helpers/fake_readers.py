@@ -29,6 +29,13 @@ def read_moving_bar(
         yield frame
 
 
+def read_half_filled(source: Source, *, width: int, height: int) -> Iterator[NDArray[np.uint8]]:
+    """The same with the word, in a fourth channel, that the left half was filled in."""
+    hole = np.where(np.arange(width) < width // 2, np.uint8(255), np.uint8(0))
+    for frame in read_moving_bar(source, width=width, height=height):
+        yield np.dstack([frame, np.tile(hole, (height, 1))])
+
+
 def read_by_name(source: Source) -> Iterator[NDArray[np.uint8]]:
     """Does what the id says, after two good frames: crash, hang, refuse, raise, out of memory; else a moving bar."""
     frames = read_moving_bar(source)

@@ -6,7 +6,7 @@ import json
 from functools import partial
 from pathlib import Path
 
-from fake_readers import read_moving_bar  # pyright: ignore[reportMissingImports]
+from fake_readers import read_half_filled, read_moving_bar  # pyright: ignore[reportMissingImports]
 
 from understudy.shards.pack import PackConfig, pack
 from understudy.shards.sources import Source
@@ -29,6 +29,16 @@ def make_corpora(root: Path) -> None:
         )
         sources = [Source(f"{name}/{i}", i % len(CLASSES)) for i in range(40)]
         pack(sources, partial(read_moving_bar, width=96, height=80), root / name, config, workers=0, progress=False)
+
+
+def make_filled(root: Path) -> None:
+    """`root/filled`: as `bars`, with the word that the left half of every frame was filled in."""
+    config = PackConfig(
+        "filled", "no-human", CLASSES, "CC0-1.0", b"a secret for tests", short_side=80, samples_per_shard=8
+    )
+    sources = [Source(f"bars/{i}", i % len(CLASSES)) for i in range(40)]
+    read = partial(read_half_filled, width=96, height=80)
+    pack(sources, read, root / "filled", config, workers=0, progress=False)
 
 
 def arguments(where: object, out: Path) -> list[str]:

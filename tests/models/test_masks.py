@@ -85,6 +85,33 @@ def test_half_decoding_counts_only_what_was_not_seen() -> None:
     torch.testing.assert_close(model(clips, visible, asked, torch.ones(3, dtype=torch.bool)), sum(expected) / 3)
 
 
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_what_was_filled_in_adds_no_loss(share: float) -> None:
+    torch.manual_seed(0)
+    model = MaskedAutoencoder(SMALL, replace(DECODER, decode_share=share, skip_holes=True)).eval()
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.head.bias)
+    clips, ok = make_clips(3), torch.ones(3, dtype=torch.bool)
+    visible, asked = draw_masks(3, SMALL.grid, model.config, seeded())
+    _, h, w = SMALL.grid
+    holes = torch.zeros(3, SMALL.frames, h, w, dtype=torch.uint8)
+    holes[0, : SMALL.tubelet, 0, 1] = 255  # a whole token
+    holes[0, 0, 1, 0] = 254  # less than half of one
+    holes[0, SMALL.tubelet, 1, 1] = 255  # half of one
+    holes[1] = 255
+    filled = {0: {1, h * w + w + 1}, 1: set(range(SMALL.tokens)), 2: set()}
+    target = pixel_targets(to_patches(clips, SMALL))
+    expected = torch.zeros(3)
+    for row in range(3):
+        counted = sorted(set(asked[row].tolist()) - set(visible[row].tolist()) - filled[row])
+        if counted:
+            expected[row] = (target[row, counted] ** 2).mean()
+    torch.testing.assert_close(model(clips, visible, asked, ok, holes), expected.mean())
+    torch.testing.assert_close(
+        model(clips, visible, asked, ok, torch.zeros_like(holes)), model(clips, visible, asked, ok)
+    )
+
+
 @pytest.mark.parametrize("layout", ["ppma", "videomae"])
 def test_targets_in_both_layouts(layout: str) -> None:
     patches = to_patches(make_clips(1), SMALL)

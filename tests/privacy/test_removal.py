@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,11 +13,23 @@ import numpy as np
 import pytest
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
-from understudy.privacy.removal import CLIPS, RECORD, Removal, read_record, read_without_people, remove_from_all
+from understudy.loader.read import ShardReader
+from understudy.privacy.removal import (
+    CLIPS,
+    RECORD,
+    Removal,
+    keeps_holes,
+    read_record,
+    read_with_holes,
+    read_without_people,
+    remove_from_all,
+)
 from understudy.privacy.remove import Limits, Settings
+from understudy.shards.collect import folder_sources
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.ingest import native, read_video
+from understudy.shards.lint import lint
 from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
@@ -120,8 +134,6 @@ def test_packing_keeps_the_record(clips: tuple[list[Source], Path], tmp_path: Pa
     assert read_record(tmp_path) is None
     videos = [Source(str(path.relative_to(out)), 0, path) for path in sorted(out.rglob("*.mp4"))]
     config = PackConfig("x", "no-human", ("a",), "none", SECRET, fps=8, short_side=96, removal=record)
-    from functools import partial
-
     pack(videos, partial(read_video, fps=8, short_side=96), tmp_path / "corpus", config, workers=0, progress=False)
     with tarfile.open(Corpus.open(tmp_path / "corpus").shard_path(0)) as shard:
         sidecars = [json.load(shard.extractfile(member)) for member in shard if member.name.endswith(".json")]  # type: ignore[arg-type]
@@ -131,3 +143,37 @@ def test_packing_keeps_the_record(clips: tuple[list[Source], Path], tmp_path: Pa
     (out / RECORD).write_text(json.dumps(body))
     with pytest.raises(UserError, match="again"):
         read_record(out)
+
+
+def test_where_it_was_filled_in_is_kept_only_if_asked_for(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
+    sources, masks = clips
+    sources, keeping = [sources[0], sources[2]], replace(removal(masks), keep_holes=True, limits=Limits(1.0, 1.0, 0.0))
+    out = tmp_path / "out"
+    remove_from_all(sources, ("a", "b"), out, keeping, SECRET, progress=False)
+    assert keeps_holes(out) and not keeps_holes(tmp_path)
+    assert folder_sources(out, None)[1] == ("a",), "the masks are no videos to pack"
+    videos = [Source(str(path.relative_to(out)), 0, path) for path in sorted((out / "a").glob("*.mp4"))]
+    read = partial(read_with_holes, fps=4, short_side=64, folder=out)
+    config = PackConfig("x", "no-human", ("a",), "none", SECRET, fps=4, short_side=64, removal=read_record(out))
+    pack(videos, read, tmp_path / "afterwards", config, workers=0, progress=False)
+    direct = partial(read_without_people, fps=4, short_side=64, removal=keeping)
+    pack(sources, direct, tmp_path / "at-once", replace(config, classes=("a", "b")), workers=0, progress=False)
+    assert not lint(tmp_path / "afterwards", progress=False).findings
+    assert not lint(tmp_path / "at-once", progress=False).findings
+    for name in ("afterwards", "at-once"):
+        corpus = Corpus.open(tmp_path / name)
+        reader = ShardReader(corpus)
+        whole = 0
+        for sample in range(len(corpus)):
+            cells, reason = reader.read_holes(sample)
+            assert cells is not None and reason is None and cells.any(axis=(1, 2)).all()
+            whole += cells.all(axis=(1, 2)).any()
+            if not cells.all(axis=(1, 2)).any():
+                assert cells.mean() < 0.6
+        assert whole == 1, "of the clip whose masks are missing, frames are made up whole"
+    plain = replace(config, name="plain")
+    pack(videos, partial(read_video, fps=4, short_side=64), tmp_path / "plain", plain, workers=0, progress=False)
+    assert ShardReader(Corpus.open(tmp_path / "plain")).read_holes(0) == (None, None)
+    (out / ".holes" / videos[0].id).unlink()
+    with pytest.raises(RefusedError, match=r"not in \.holes"):
+        list(read(videos[0]))

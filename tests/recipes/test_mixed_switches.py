@@ -120,3 +120,18 @@ def test_augmenting_without_labels_is_refused(bars: Path, tmp_path: Path) -> Non
     config = command_line([*tiny_job.arguments(bars, tmp_path / "run"), "--stage1.augment.mixup=0.8"])
     with pytest.raises(UserError, match="only stages with labels"):
         main(config)
+
+
+def test_what_was_filled_in_can_be_left_out(bars: Path, tmp_path: Path) -> None:
+    tiny_job.make_filled(tmp_path)
+    flags = [*tiny_job.arguments(bars, tmp_path / "none"), "--stage2.steps=1", "--mae.skip-holes"]
+    with pytest.raises(UserError, match=r"no corpus says where people were; pack one with .*--removal\.keep-holes"):
+        main(command_line(flags))
+    flags[flags.index("--mae-corpora") + 1] = str(tmp_path / "filled")
+    losses: dict[bool, list[float]] = {}
+    for skipped in (True, False):
+        config = command_line(flags)
+        main(replace(config, out=tmp_path / str(skipped), mae=replace(config.mae, skip_holes=skipped)))
+        rows = tiny_job.trained_on(tmp_path / str(skipped))[2:]
+        losses[skipped] = [loss for stage, _, loss in rows if stage == "stage1"]  # pyright: ignore
+    assert len(losses[True]) == 12 and losses[True][0] != losses[False][0]
