@@ -9,6 +9,14 @@ from spec import Spec
 
 
 def run(spec: Spec) -> Iterator[Loaded]:
-    import ffcv
-
-    raise NotImplementedError(f"FFCV {ffcv.__version__} has no field for video, and none that crops 16 frames alike")
+    try:
+        import ffcv
+    except ImportError as error:
+        raise NotImplementedError(
+            "FFCV ships no wheels: pip builds it where pkg-config finds opencv4 and libturbojpeg. It has no field for "
+            "video, so that it would read a map of raw frames, as the raw RGB map does"
+        ) from error
+    raise NotImplementedError(
+        f"FFCV {ffcv.__version__} has no field for video, and none of its crops cuts 16 frames alike: it would "
+        "read a map of raw frames, as the raw RGB map does"
+    )
