@@ -59,7 +59,9 @@ def room_ahead(demands: Sequence[Demand]) -> int | None:
         under_way = ranks * cache.downloads * max(shards, default=0)
         at_once = ranks * sum(demand.at_once for demand in own)
         cache.require(min(in_use + under_way, sum(shards)), f"the {at_once} shards read at once and those under way")
-        rooms.append(max((cache.limit - in_use) // ranks, 0))
+        # Half of what is left: the cache evicts what was touched longest ago, and between the fetching of a shard and
+        # its use those before it in line are touched, and as many after it.
+        rooms.append(max((cache.limit - in_use - under_way) // (2 * ranks), 0))
     return min(rooms, default=None)
 
 
@@ -77,7 +79,7 @@ def fetch_ahead(plans: Iterator[Plan], room: int | None) -> Generator[Plan, None
     planned = ahead = 0
     try:
         while True:
-            for _ in range(STRIDE if coming else 1):
+            for _ in range(STRIDE if planned else 1):
                 plan = next(plans, None) if len(coming) < HORIZON and ahead <= room else None
                 if plan is None:
                     break

@@ -125,8 +125,8 @@ class Cache:
         try:
             if failure is not None and failed_s > began:  # while we waited: trying it all once more takes too long
                 raise type(failure)(str(failure))
-            if path.exists():  # another finished it before we had the lock
-                return None
+            if path.exists():  # another finished it before we had the lock: nothing is wanting, least of all room
+                return self._open_whole(blob)
             if not self._reserve(blob, part):
                 return None
             with self._permits, os.fdopen(os.dup(part), "r+b") as file:

@@ -6,6 +6,7 @@ For lint and preview. Training reads through the loader.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 
@@ -19,6 +20,7 @@ _SOI, _EOI, _SOS, _APP0 = 0xD8, 0xD9, 0xDA, 0xE0
 _BASELINE = 0xC0
 _TABLES = (0xDB, 0xC4, 0xDD)
 _CHROMA_420 = (0x22, 0x11, 0x11)
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")  # in a scan: neither a stuffed byte nor a restart
 _CONTAINER_TAGS = {"major_brand", "minor_version", "compatible_brands", "encoder"}
 _STREAM_TAGS = {"language", "handler_name", "vendor_id", "encoder"}
 
@@ -67,7 +69,7 @@ def split_jpegs(members: Mapping[str, bytes], frames: int) -> Iterator[bytes]:
 
 
 def _check_jpeg(data: bytes, width: int, height: int) -> None:
-    """Walk the segments up to the scan: a baseline 4:2:0 picture of the right size, with nothing on the side."""
+    """Walk the segments: a baseline 4:2:0 picture of the right size in one scan, with nothing on the side or after."""
     if data[:2] != bytes([0xFF, _SOI]) or data[-2:] != bytes([0xFF, _EOI]):
         raise ValueError("not one whole JPEG, it has to begin with SOI and end with EOI")
     position, sized = 2, False
@@ -80,6 +82,9 @@ def _check_jpeg(data: bytes, width: int, height: int) -> None:
         if kind == _SOS:
             if not sized:
                 raise ValueError("a JPEG scan without frame header")
+            after = _MARKER.search(data, position + 2 + length)
+            if after is None or after.end() != len(data):
+                raise ValueError("a JPEG whose only scan is not followed by its end")
             return
         if kind == _BASELINE and len(content) == 15:
             depth, rows, columns, components = content[0], content[1:3], content[3:5], content[5]
@@ -106,6 +111,8 @@ def _check_mp4(data: bytes, frames: int, width: int, height: int) -> None:
         size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
         if kind not in (b"ftyp", b"free", b"moov", b"mdat") or size < 8:
             raise ValueError(f"an mp4 box {kind!r} of {size} bytes at byte {position}, which the format does not allow")
+        if kind == b"free" and data[position + 8 : position + size].strip(b"\0"):
+            raise ValueError("an mp4 box b'free' that is not empty")
         position += size
     if position != len(data):
         raise ValueError("the last mp4 box is cut off")

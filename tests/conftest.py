@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from understudy.shards.kinds import Codec
 
@@ -18,6 +19,11 @@ VIDEOS = Path(__file__).parents[2] / "shared" / "videos"
 SECRET = b"a secret for tests, long enough"
 
 MakeCorpus = Callable[..., Path]
+
+# The same examples each time, and none refused for being slow: what fails must be the code, and not the machine.
+# To look further: --hypothesis-profile=default
+settings.register_profile("steady", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("steady")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

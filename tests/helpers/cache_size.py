@@ -9,15 +9,15 @@ from pathlib import Path
 
 
 def held(folder: Path) -> int:
-    """Bytes that the cache takes on disk, by size or by blocks, whichever is more.
+    """Bytes of the files in the cache, those under way included.
 
     Counted under the lock without which nothing may grow: else a file that is renamed or replaced while the folder is
-    listed would be counted twice.
+    listed would be counted twice. Sizes and not blocks: how many of these a file takes is the file system's affair.
     """
     with (folder / "accounts").open() as accounts:
         fcntl.flock(accounts, fcntl.LOCK_EX)
         total = 0
         for entry in os.scandir(folder):
-            with suppress(FileNotFoundError):  # a part that came to nothing
-                total += max(entry.stat().st_size, entry.stat().st_blocks * 512)
+            with suppress(FileNotFoundError):  # evicted, or a part that came to nothing
+                total += entry.stat().st_size
         return total

@@ -55,8 +55,10 @@ def read_by_name(source: Source) -> Iterator[NDArray[np.uint8]]:
 
 
 def read_slowly(source: Source) -> Iterator[NDArray[np.uint8]]:
-    """A moving bar that takes FAKE_READER_SECONDS seconds longer, so that a test can interrupt."""
+    """A moving bar, FAKE_READER_SECONDS seconds later; never, once there is a file FAKE_READER_HANGS_AFTER."""
     time.sleep(float(os.environ.get("FAKE_READER_SECONDS", "0")))
+    if (file := os.environ.get("FAKE_READER_HANGS_AFTER")) and Path(file).exists():
+        time.sleep(3600)
     yield from read_moving_bar(source)
 
 

@@ -225,12 +225,16 @@ def test_memory_does_not_grow() -> None:
     def resident() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
 
-    for _ in range(100):
-        decode_native(requests, out)
-    before = resident()
-    for _ in range(600):
-        decode_native(requests, out)
-    assert resident() - before < 2_000_000
+    try:
+        set_threads(2)  # of many, some would have their first turn, and make their buffers, only after the warm-up
+        for _ in range(100):
+            decode_native(requests, out)
+        before = resident()
+        for _ in range(600):
+            decode_native(requests, out)
+        assert resident() - before < 2_000_000
+    finally:
+        set_threads(len(os.sched_getaffinity(0)))
 
 
 def test_a_forked_child_decodes_too() -> None:
@@ -248,7 +252,7 @@ if child == 0:
     os._exit(0 if reasons == [None] * 4 and (ours == expected).all() else 1)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", script], check=True)
 
 
 def test_an_unknown_kernel_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

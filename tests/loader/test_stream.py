@@ -44,11 +44,20 @@ def served(build: Callable[..., Corpus], tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def server(served: FaultServer, monkeypatch: pytest.MonkeyPatch) -> FaultServer:
     served.set(None)
-    for module in (web, remotes):
-        monkeypatch.setattr(module, "SILENCE_S", 0.6)
-    monkeypatch.setattr(fetching, "WATCHED_S", 0.4)
     monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.02)
     return served
+
+
+@pytest.fixture
+def expect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
+    """A function that shortens the wait which a fault takes, and no other: this machine may be slow."""
+
+    def expect(fault: Fault) -> None:
+        if fault.mode == "stall":
+            for module in (web, remotes):
+                monkeypatch.setattr(module, "SILENCE_S", 0.6)
+
+    return expect
 
 
 def elsewhere(server: FaultServer, folder: Path, name: str = "tiny", limit: int = 10**9) -> Corpus:
@@ -68,6 +77,13 @@ def loader(corpus: Corpus, **settings: Any) -> ClipLoader:
 def take(made: ClipLoader, n: int) -> list[Batch]:
     with made:
         return [next(made) for _ in range(n)]
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def digest(batches: list[Batch]) -> str:
@@ -113,8 +129,9 @@ TABLE = {
 
 @pytest.mark.parametrize("name", TABLE)
 def test_recoverable_faults_leave_no_trace_in_what_is_trained_on(
-    server: FaultServer, tmp_path: Path, name: str
+    server: FaultServer, tmp_path: Path, name: str, expect: Callable[[Fault], None]
 ) -> None:
+    expect(TABLE[name])
     server.set(TABLE[name])
     made = loader(elsewhere(server, tmp_path / "cache"))
     streamed = take(made, 7)
@@ -137,7 +154,10 @@ def test_recoverable_faults_leave_no_trace_in_what_is_trained_on(
     ],
     ids=lambda value: value.mode if isinstance(value, Fault) else "",
 )
-def test_others_end_the_job_in_one_line(server: FaultServer, tmp_path: Path, fault: Fault, words: str) -> None:
+def test_others_end_the_job_in_one_line(
+    server: FaultServer, tmp_path: Path, fault: Fault, words: str, expect: Callable[[Fault], None]
+) -> None:
+    expect(fault)
     server.set(fault)
     with loader(elsewhere(server, tmp_path / "cache")) as made, pytest.raises(UserError, match=words) as error:
         next(made)
@@ -158,20 +178,39 @@ def test_a_shard_that_is_missing_is_named_when_it_is_its_turn(server: FaultServe
         path.write_bytes(data)
 
 
-def test_the_first_batch_waits_for_its_own_shards_only_and_later_ones_hardly(
-    server: FaultServer, tmp_path: Path
-) -> None:
-    corpus = elsewhere(server, tmp_path / "cache", "long")
-    server.set(Fault("slow", rate=300_000, times=-1))  # about 0.1 s a shard
-    with loader(corpus, batch_size=4) as made:
-        next(made)
-        assert len(server.downloads()) < 16, "2 lanes: a group of 4 shards each, and what was begun meanwhile"
-        waited = made.wait_seconds
-        for _ in range(79):
-            time.sleep(0.03)  # a step of training
+def shards_of(made: ClipLoader, steps: range) -> set[int]:
+    """The shards of a loader's only corpus that these steps need."""
+    [order], [feed] = made._orders, made._feeds
+    return {int(feed.corpus.shard[sample]) for step in steps for sample in order.step(step)[0]}
+
+
+def test_the_first_batch_waits_for_its_own_shards_only(server: FaultServer, tmp_path: Path) -> None:
+    made = loader(elsewhere(server, tmp_path / "cache", "long"), batch_size=4)
+    own = "|".join(f"{shard:06d}" for shard in shards_of(made, range(1)))
+    released = threading.Event()
+    held_back = Fault("slow", times=-1, path=rf"^(?!.*({own})[.]tar)", action=lambda: released.wait(120))
+    server.set(held_back)
+    try:
+        with made:
             next(made)
-        assert made.wait_seconds - waited < 2, "40 shards take 4 s"
-    assert len(server.downloads()) == 40
+            wait_for(lambda: any(request.fault for request in server.requests))  # others are asked for too
+            released.set()
+    finally:
+        released.set()
+
+
+def test_shards_come_before_their_turn(server: FaultServer, tmp_path: Path) -> None:
+    corpus = elsewhere(server, tmp_path / "cache", "long")
+    with loader(corpus, batch_size=4) as made:
+        for _ in range(20):
+            next(made)
+        coming = shards_of(made, range(20, 60))
+        assert len(coming) > 16, "more than those that are read at once"
+        paths = [tmp_path / "cache" / corpus.shard_blob(shard).sha256 for shard in coming]
+        wait_for(lambda: all(path.exists() for path in paths))  # while the caller is busy with something else
+        server.set(Fault("denied", times=-1))
+        for _ in range(40):
+            assert next(made).ok.all()
 
 
 def test_resuming_goes_on_in_the_middle_with_the_same_batches(server: FaultServer, tmp_path: Path) -> None:
@@ -220,9 +259,9 @@ def test_a_small_cache_is_never_overfull_and_the_batches_are_the_same(server: Fa
         streamed = []
         for _ in range(170):
             streamed.append(next(made))
-            assert held(tmp_path / "cache") <= limit + 10 * 4096, "but for what rounding up to blocks adds"
+            assert held(tmp_path / "cache") <= limit
     assert digest(streamed) == digest(expected)
-    assert len(server.downloads()) <= 1.15 * 40 * 170 / 160
+    assert len(server.downloads()) <= 1.25 * 40 * 170 / 160, "what was fetched ahead is not evicted before its turn"
 
 
 def test_what_the_disk_of_the_cache_damages_is_fetched_again(server: FaultServer, tmp_path: Path) -> None:
@@ -294,10 +333,13 @@ def test_plans_are_handed_on_unchanged_and_room_is_kept(
             made_so_far.append(i)
             yield prefetching.Plan(feed, np.array([i]), np.array([0]))
 
+    ahead: list[int] = []
     for i, plan in enumerate(fetch_ahead(plans(), 3 * size)):
         assert plan.ids.tolist() == [i]
-        assert made_so_far[-1] - i <= 4 * 5, "no more is planned than there is room for"
+        ahead.append(made_so_far[-1] - i)
     assert len(made_so_far) == 160
+    assert ahead[0] == 0, "the first batch does not wait for all that is planned"
+    assert 4 * 3 <= max(ahead) <= 4 * 5, "as much is planned as there is room for, and no more"
 
 
 def test_a_bug_in_a_fetching_thread_reaches_the_caller(

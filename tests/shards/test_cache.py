@@ -25,7 +25,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, StoppedError
 from understudy.shards.remote import MissingError, Remote
 
-SIZE = 50 * 4096  # whole blocks, so that the limit can be checked to the byte
+SIZE = 200_000
 SHARDS = 12
 HELPER = Path(__file__).parents[1] / "helpers" / "read_through_cache.py"
 
@@ -81,8 +81,9 @@ def test_the_least_recently_used_goes_first_and_the_limit_holds(
     cache = Cache(tmp_path, 3 * SIZE)
     for i in (0, 1, 2, 0, 3):
         assert good(cache, blobs[i])
-        time.sleep(0.01)
         assert held(tmp_path) <= 3 * SIZE
+        for path in tmp_path.iterdir():  # a minute goes by, which is more than any file system's clock rounds to
+            os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 60))
     assert {path.name for path in tmp_path.iterdir()} == {blobs[i].sha256 for i in (0, 2, 3)} | {"accounts"}
 
 
@@ -103,12 +104,11 @@ def test_what_is_open_and_what_is_not_its_own_is_never_evicted(tmp_path: Path, b
 def test_with_all_of_it_in_use_it_waits_then_says_so(
     tmp_path: Path, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(caching, "PATIENCE_S", 0.5)
     cache = Cache(tmp_path, 2 * SIZE)
     first, second = cache.open(blobs[0]), cache.open(blobs[1])
-    with pytest.raises(
-        UserError, match=r"no room for 2\.tar, all of the 0\.00041 GB is in use; set UNDERSTUDY_CACHE_L"
-    ):
+    words = r"no room for 2\.tar, all of the 0\.0004 GB is in use; set UNDERSTUDY_CACHE_LIMIT"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=words):
+        patch.setattr(caching, "PATIENCE_S", 0.5)
         cache.open(blobs[2])
     cache.prepare(blobs[2], threading.Event())  # gives way at once
     threading.Timer(0.2, os.close, [first]).start()
@@ -116,9 +116,26 @@ def test_with_all_of_it_in_use_it_waits_then_says_so(
     os.close(second)
 
 
+def test_what_another_finished_at_the_last_moment_is_taken_however_long_that_took(
+    tmp_path: Path, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = Cache._lock_part
+
+    def lock_late(self: Cache, blob: Blob) -> int | None:
+        monkeypatch.undo()
+        assert good(Cache(tmp_path, 2 * SIZE), blob)
+        monkeypatch.setattr(caching, "PATIENCE_S", 1e-9)
+        return lock(self, blob)
+
+    monkeypatch.setattr(caching, "PATIENCE_S", 1e-9)
+    monkeypatch.setattr(Cache, "_lock_part", lock_late)
+    assert good(Cache(tmp_path, 2 * SIZE), blobs[0])
+    assert [path.name for path in tmp_path.glob("*.part")] == []
+
+
 def test_a_limit_below_what_is_needed_is_refused_with_the_figure(tmp_path: Path, blobs: list[Blob]) -> None:
     cache = Cache(tmp_path, SIZE - 1)
-    with pytest.raises(UserError, match=r"0\.000205 GB, but 0\.tar take 0\.000205 GB .*UNDERSTUDY_CACHE_LIMIT"):
+    with pytest.raises(UserError, match=r"0\.0002 GB, but 0\.tar take 0\.0002 GB .*UNDERSTUDY_CACHE_LIMIT"):
         cache.open(blobs[0])
     with pytest.raises(UserError, match=r"but the 40 shards read at once take 3 GB at once; set UNDERSTUDY_CACHE_LI"):
         cache.require(3 * 10**9, "the 40 shards read at once")
@@ -132,8 +149,10 @@ def test_a_failed_download_leaves_nothing_and_all_who_wait_hear_of_it_at_once(
         cache.open(Blob(Remote(f"{bucket.address}/none.tar"), SIZE, "0" * 64))
     bucket.set(Fault("slow", rate=1_000_000, times=-1))
     other = Blob(blobs[0].remote, SIZE, "1" * 64)
+    all_there = threading.Barrier(6)
 
     def fail(_: int) -> str:
+        all_there.wait(60)  # who came after the first had failed would rightly try again
         with pytest.raises(UserError) as error:
             cache.open(other)
         return str(error.value)
@@ -142,7 +161,8 @@ def test_a_failed_download_leaves_nothing_and_all_who_wait_hear_of_it_at_once(
         assert all("do not fit the digest" in words for words in pool.map(fail, range(6)))
     assert len(bucket.downloads("/0.tar")) == 2, "not each of them tried by itself"
     assert [path.name for path in tmp_path.iterdir()] == ["accounts"]
-    fail(0)
+    with pytest.raises(UserError, match="do not fit the digest"):
+        cache.open(other)
     assert len(bucket.downloads("/0.tar")) == 4, "what failed once may be tried again later"
 
 
@@ -150,15 +170,16 @@ def test_orphans_are_removed_and_parts_in_work_are_not(tmp_path: Path, bucket: F
     (tmp_path / ("a" * 64 + ".part")).write_bytes(bytes(SIZE))
     cache = Cache(tmp_path, 2 * SIZE)
     assert [path.name for path in tmp_path.iterdir()] == ["accounts"]
-    bucket.set(Fault("slow", rate=400_000, times=1))
+    asked, answer = threading.Event(), threading.Event()
+    bucket.set(Fault("slow", action=lambda: (asked.set(), answer.wait(60))))
     with ThreadPoolExecutor(1) as pool:
         slow = pool.submit(good, cache, blobs[0])
-        part = tmp_path / f"{blobs[0].sha256}.part"
-        while not part.exists() or not part.stat().st_size:
-            time.sleep(0.001)
+        assert asked.wait(60)
+        assert (tmp_path / f"{blobs[0].sha256}.part").stat().st_size == SIZE
         for blob in blobs[1:4]:
             assert good(cache, blob)
             assert held(tmp_path) <= 2 * SIZE
+        answer.set()
         assert slow.result()
     assert len(bucket.downloads("/0.tar")) == 1
 
@@ -200,15 +221,16 @@ def test_a_full_disk_evicts_and_then_says_so(
 
 
 def test_a_stop_ends_the_wait_for_another(tmp_path: Path, bucket: FaultServer, blobs: list[Blob]) -> None:
-    bucket.set(Fault("slow", rate=100_000, times=-1))
+    asked = threading.Event()
+    bucket.set(Fault("slow", rate=25_000, times=-1, action=asked.set))  # 8 s
     cache, stop = Cache(tmp_path, 2 * SIZE), threading.Event()
     with ThreadPoolExecutor(2) as pool:
         waiting = [pool.submit(cache.open, blobs[0], stop) for _ in range(2)]
-        time.sleep(0.3)
+        assert asked.wait(60)
         stop.set()
         for future in waiting:
             with pytest.raises(StoppedError):
-                future.result(timeout=2)
+                future.result()
     assert [path.name for path in tmp_path.iterdir()] == ["accounts"]
 
 
@@ -231,11 +253,11 @@ def test_the_environment_says_where_and_how_much(tmp_path: Path, monkeypatch: py
         parse_size("lots")
 
 
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [8, pytest.param(60, marks=pytest.mark.slow)])
 def test_processes_that_are_killed_leave_a_sound_cache(
-    tmp_path: Path, bucket: FaultServer, blobs: list[Blob], seconds: int
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob], kills: int
 ) -> None:
-    """6 processes share room for 5 shards; one is killed every second (in the short run, every half)."""
+    """6 processes share room for 5 shards; one is killed at least every second (in the short run, every half)."""
     bucket.set(Fault("slow", rate=4_000_000, times=-1))
     folder, limit = tmp_path / "cache", 5 * SIZE
     listed = tmp_path / "blobs.json"
@@ -248,23 +270,26 @@ def test_processes_that_are_killed_leave_a_sound_cache(
         with outputs[-1].open("wb") as out:
             return subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
 
+    def bytes_said() -> int:
+        return sum(path.stat().st_size for path in outputs)
+
     processes = [start() for _ in range(6)]
-    chance, peak, kills = random.Random(0), 0, 0
-    pause = 1.0 if seconds > 10 else 0.5
+    chance, peak = random.Random(0), 0
+    pause = 1.0 if kills > 10 else 0.5
     try:
-        while not folder.exists() or sum(path.stat().st_size for path in outputs) < 20:
-            time.sleep(0.05)  # until all have started
-        end, next_kill = time.monotonic() + seconds, time.monotonic() + pause
-        while time.monotonic() < end:
-            peak = max(peak, held(folder))
-            time.sleep(0.002)
-            if time.monotonic() > next_kill:
-                which = chance.randrange(6)
-                assert processes[which].poll() is None, outputs
-                processes[which].send_signal(signal.SIGKILL)
-                processes[which].wait()
-                processes[which] = start()
-                kills, next_kill = kills + 1, next_kill + pause
+        while not bytes_said():  # until there is a cache
+            assert all(process.poll() is None for process in processes), outputs
+            time.sleep(0.05)
+        for _ in range(kills):
+            until, enough = time.monotonic() + pause, bytes_said() + 5 * len("ok\n")  # however slow the machine is
+            while time.monotonic() < until or bytes_said() < enough:
+                assert all(process.poll() is None for process in processes), outputs
+                peak = max(peak, held(folder))
+                time.sleep(0.002)
+            which = chance.randrange(6)
+            processes[which].send_signal(signal.SIGKILL)
+            processes[which].wait()
+            processes[which] = start()
     finally:
         for process in processes:
             process.kill()
@@ -272,8 +297,6 @@ def test_processes_that_are_killed_leave_a_sound_cache(
     lines = [line for path in outputs for line in path.read_text().splitlines()]
     print(f"{len(lines)} reads, {len(bucket.downloads())} downloads, {kills} kills, peak {peak} of {limit} bytes")
     assert set(lines) == {"ok"}, set(lines)
-    assert len(lines) > 20
-    assert kills >= 5
     assert peak <= limit
     Cache(folder, limit)  # the next user tidies up what a kill left
     assert not list(folder.glob("*.part"))

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,12 +107,13 @@ def test_a_machine_that_is_lost_costs_its_unfinished_videos_only(machines: Any, 
         while journal.read_bytes().count(b"\n") < 16:
             time.sleep(0.01)
         (raylet,) = nodes[0].all_processes["raylet"]
-        raylet.process.kill()  # as a power cut would, not one after another, so that nobody can finish
-        for child in Path(f"/proc/{raylet.process.pid}/task/{raylet.process.pid}/children").read_text().split():
-            os.kill(int(child), signal.SIGKILL)
+        children = Path(f"/proc/{raylet.process.pid}/task/{raylet.process.pid}/children").read_text().split()
+        for pid in [raylet.process.pid, *map(int, children)]:  # as a power cut would, so that nobody can finish
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         made.remove_node(nodes[0], allow_graceful=False)
 
-    loser = threading.Thread(target=lose_one)
+    loser = threading.Thread(target=lose_one, daemon=True)  # if packing fails, it would wait for ever
     loser.start()
     pack(listed, read, tmp_path / "ray", CONFIG, workers=1, engine="ray", progress=False)
     loser.join()

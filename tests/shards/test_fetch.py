@@ -50,11 +50,17 @@ def store(request: pytest.FixtureRequest, server: FaultServer, s3_environment: C
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All waits a fraction as long; the tries run out before the patience, however loaded the machine."""
-    for module in (web, s3, remotes):
-        monkeypatch.setattr(module, "SILENCE_S", 0.6)
-    monkeypatch.setattr(fetching, "WATCHED_S", 0.4)
+def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All pauses a fraction as long, so that the tries run out before the patience; and the wait that the test's fault
+    takes, but no other, for a loaded machine may fall silent for a while by itself.
+    """
+    call = getattr(request.node, "callspec", None)
+    mode = call.params["fault"].mode if call and "fault" in call.params else ""
+    if mode == "stall":
+        for module in (web, s3, remotes):
+            monkeypatch.setattr(module, "SILENCE_S", 1.0)
+    if mode == "trickle":
+        monkeypatch.setattr(fetching, "WATCHED_S", 0.4)
     monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(fetching, "LONGEST_PAUSE_S", 0.2)
 

@@ -71,7 +71,7 @@ def test_a_flipped_bit_in_any_region_is_found(copy: Path) -> None:
     assert lint(copy, progress=False).findings == ()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_flipped_bit_of_a_shard_or_an_index_is_found(copy: Path, data: st.DataObject) -> None:
     path = copy / data.draw(st.sampled_from(["tiny-000000.tar", "tiny-000001.tar", "tiny-000001.idx"]))
@@ -212,6 +212,11 @@ def test_a_group_that_is_no_keyed_hash_is_found(copy: Path) -> None:
         (swap_offsets, "off does not cut mjpg"),
         (edit_first_jpeg(lambda jpeg: jpeg[:2] + COMMENT + jpeg[2:]), "frame 0: a JPEG segment FFFE"),
         (edit_first_jpeg(lambda jpeg: jpeg[:2] + EXIF + jpeg[2:]), "frame 0: a JPEG segment FFE1"),
+        (
+            edit_first_jpeg(lambda jpeg: jpeg[:-2] + COMMENT + jpeg[-2:]),
+            "frame 0: a JPEG whose only scan is not followed",
+        ),
+        (edit_first_jpeg(lambda jpeg: jpeg + jpeg), "frame 0: a JPEG whose only scan is not followed"),
         (edit_first_jpeg(lambda jpeg: jpeg + b"GPS"), "not one whole JPEG"),
         (edit_first_jpeg(lambda jpeg: jpeg[1:]), "not one whole JPEG"),
         (edit_first_jpeg(reencoded(subsampling="444")), "not an 8-bit 4:2:0"),
@@ -230,6 +235,23 @@ def test_rules_beyond_the_digests(tmp_path: Path, make_corpus, edit: Callable[[M
     rewrite(root, change)
     findings = lint(root, progress=False).findings
     assert len(findings) == 1 and key in findings[0] and says in findings[0]
+
+
+def test_only_empty_space_is_left_free_in_an_mp4(tmp_path: Path, make_corpus) -> None:
+    root = make_corpus(tmp_path / "tiny", 3, codec="h264")
+
+    def with_free(content: bytes) -> Callable[[Sample, Members], Sample]:
+        def change(row: Sample, members: Members) -> Sample:
+            members["mp4"] += (8 + len(content)).to_bytes(4, "big") + b"free" + content
+            return row
+
+        return change
+
+    rewrite(root, with_free(bytes(20)))
+    assert lint(root, decode=True, progress=False).findings == ()
+    rewrite(root, with_free(bytes(20) + b"filmed by"))
+    findings = lint(root, progress=False).findings
+    assert len(findings) == 3 and all("free' that is not empty" in finding for finding in findings)
 
 
 def test_the_rewriting_itself_breaks_no_rule(copy: Path) -> None:

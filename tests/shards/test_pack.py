@@ -119,7 +119,8 @@ def test_killed_with_its_workers_at_work(tmp_path: Path) -> None:
         "pack(sources, read_slowly, out, config, workers=2, progress=False)\n"
     )
     record = tmp_path / "killed" / ".packing" / "tiny-000000.json"
-    slow = {**os.environ, "FAKE_READER_SECONDS": "0.5"}
+    # It can't come to an end before it is killed: what is read once there is a shard hangs.
+    slow = {**os.environ, "FAKE_READER_SECONDS": "0.5", "FAKE_READER_HANGS_AFTER": str(record)}
     with subprocess.Popen([sys.executable, "-c", script], env=slow) as packer:
         while not record.exists():
             assert packer.poll() is None
@@ -144,7 +145,7 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
 def test_bad_sources_cost_only_themselves(tmp_path: Path) -> None:
     names = [source.id for source in TEN]
     mixed = sources(*names[:3], "crash", *names[3:6], "hang", "refuse", "memory", *names[6:])
-    manifest = pack(mixed, read_by_name, tmp_path / "out", CONFIG, workers=2, progress=False, patience_s=1.5)
+    manifest = pack(mixed, read_by_name, tmp_path / "out", CONFIG, workers=2, progress=False, patience_s=3)
     assert refusals(tmp_path / "out") == {
         "crash": "the decoder crashed",
         "hang": "the decoder hung",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -41,7 +40,7 @@ def test_items_are_drawn_as_needed() -> None:
 
 def test_a_lost_worker_costs_its_item_only() -> None:
     items = ["a", "segfault", "b", "hang", "exit", "c", "memory", "d"]
-    results = list(confined_map(act, items, workers=2, patience_s=1))
+    results = list(confined_map(act, items, workers=2, patience_s=2))
     crashed, hung = Lost("the decoder crashed"), Lost("the decoder hung")
     assert results == ["a", crashed, "b", hung, crashed, "c", Lost("the decoder ran out of memory"), "d"]
 
@@ -71,7 +70,7 @@ def test_leaving_early_ends_the_workers() -> None:
     pid = int(str(next(results)))
     begun = time.monotonic()
     results.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 30, "half the patience"
     assert not Path(f"/proc/{pid}").exists()
 
 
@@ -87,7 +86,7 @@ def test_stuck_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
         worker = int(parent.stdout.readline())
         time.sleep(0.2)
         parent.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while _alive(worker):
         assert time.monotonic() < deadline, "the worker outlived its parent"
         time.sleep(0.05)
@@ -95,8 +94,6 @@ def test_stuck_workers_die_with_a_killed_parent(tmp_path: Path) -> None:
 
 def _alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):  # the latter where it goes while it is read
         return False
-    stat = Path(f"/proc/{pid}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
