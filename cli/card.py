@@ -15,7 +15,10 @@ from understudy.shards.remote import parse_address
 
 @dataclass(frozen=True)
 class Card:
-    """Write the dataset card README.md, datasheet.md and croissant.json from manifest, removal record and audit."""
+    """Write the dataset card README.md, datasheet.md, croissant.json and the clips.csv that it needs.
+
+    They are made from manifest, removal record and audit.
+    """
 
     corpus: Annotated[str, tyro.conf.Positional, arg(metavar="CORPUS")]
     """The corpus: a folder, s3://bucket/prefix or https://host/path."""
@@ -36,8 +39,9 @@ class Card:
         import json
 
         from understudy.privacy.card import check_unwritten, dataset_card, datasheet, gather
-        from understudy.privacy.card_croissant import croissant
+        from understudy.privacy.card_croissant import TABLE, clip_table, croissant
         from understudy.shards.files import write_atomic
+        from understudy.shards.manifest import Corpus
 
         root = parse_address(self.corpus)
         if self.out is None and not isinstance(root, Path):
@@ -50,13 +54,15 @@ class Card:
             date = datetime.date.fromisoformat(self.date) if self.date else datetime.datetime.now(datetime.UTC).date()
         except ValueError:
             raise UserError(f"--date {self.date}: say a day as YYYY-MM-DD") from None
-        body = croissant(facts, url=self.url, creator=self.creator, date=date.isoformat())
+        table = clip_table(Corpus.open(root))
+        body = croissant(facts, table, url=self.url, creator=self.creator, date=date.isoformat())
         papers = {
-            "README.md": dataset_card(facts),
-            "datasheet.md": datasheet(facts),
-            "croissant.json": json.dumps(body, indent=1) + "\n",
+            "README.md": dataset_card(facts).encode(),
+            "datasheet.md": datasheet(facts).encode(),
+            "croissant.json": (json.dumps(body, indent=1) + "\n").encode(),
+            TABLE: table,
         }
         check_unwritten(out, self.overwrite, tuple(papers))
-        for name, text in papers.items():
-            write_atomic(out / name, text.encode())
+        for name, content in papers.items():
+            write_atomic(out / name, content)
             print(out / name)

@@ -14,7 +14,7 @@ from understudy.privacy.stabilise import Motion
 Frames = NDArray[np.uint8]
 
 SAMPLES = 5  # frames that a pixel's median is over, the nearest in time that show it
-LEAST = 2  # of them; what a single frame shows may be someone that the segmenter missed
+LEAST = 2  # of them; what a single frame shows may be something that moves, or someone who was missed
 LIKE = 12  # grey levels up to which two frames show the same
 AGREE = 40  # grey levels that two samples may differ by
 NEAR = 8  # frames that are all looked at; beyond, every step is FARTHER times longer
@@ -22,59 +22,61 @@ FARTHER = 1.15
 STANDS_OUT = 24  # grey levels by which what belongs to a person differs from the background
 
 
-def behind(
-    frames: Frames, zone: Masks, usable: Masks, core: Masks, motion: Motion, least: int = LEAST
-) -> tuple[Frames, Masks]:
-    """The background (T, H, W, 3) within `zone` (T, H, W), and where it was seen in at least `least` other frames.
+def behind(frames: Frames, zone: Masks, usable: Masks, core: Masks, motion: Motion) -> tuple[Frames, Masks]:
+    """The background (T, H, W, 3) within `zone` (T, H, W), and where it was seen in at least LEAST other frames.
 
     Pixels come only from where `usable` (T, H, W) is set, and in the `core` (T, H, W) of people only from frames that
     show something else there: where another frame shows the same, the person may be there too and was missed.
     """
     cv2 = opencv()
 
-    count = len(zone)
+    count, (height, width) = len(zone), zone.shape[1:]
     background, seen = np.zeros_like(frames), np.zeros_like(zone)
-    sources = np.concatenate([frames, (usable * np.uint8(255))[..., None]], -1)
+    opaque = np.full((height, width), 255, np.uint8)
+    sources = [np.dstack([frame, shown * opaque]) for frame, shown in zip(frames, usable)]
     useful = set(np.flatnonzero(usable.any((1, 2))).tolist())
     for target in range(count):
-        box = bounds(zone[target])
-        if box is None:
-            continue
-        rows, columns = box
-        corner = np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1]], np.float64)
-        size = (columns.stop - columns.start, rows.stop - rows.start)
-        pixels = np.flatnonzero(zone[target, box[0], box[1]])
-        shown = frames[target, box[0], box[1]].reshape(-1, 3)[pixels].astype(np.int16)
-        inside = core[target, box[0], box[1]].ravel()[pixels]
+        shown = np.dstack([frames[target], opaque])
+        pixels = np.flatnonzero(zone[target])
+        place = np.zeros(height * width, np.int64)  # of a pixel among `pixels`
+        place[pixels] = np.arange(len(pixels))
         samples = np.full((SAMPLES, len(pixels), 3), 255, np.uint8)
         taken = np.zeros(len(pixels), np.int64)
-        wanting = np.arange(len(pixels))
+        wanting = zone[target].copy()
         for source in _nearest(target, count):
+            box = bounds(wanting)  # shrinks as pixels have all their samples
+            if box is None:
+                break
             matrix = motion.between(source, target) if source in useful else None
             if matrix is None:
                 continue
-            if np.array_equal(matrix, np.eye(3)):
-                picture = sources[source][box]
-            else:
-                picture = cv2.warpPerspective(
-                    sources[source], matrix @ corner, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-                )
-            values = picture.reshape(-1, 4)[pixels[wanting]]
-            good = values[:, 3] == 255  # all four neighbours are usable
-            good &= ~inside[wanting] | (np.abs(values[:, :3] - shown[wanting]).max(-1) > LIKE)
-            filled = wanting[good]
-            samples[taken[filled], filled] = values[good, :3]
+            picture = _through(sources[source], matrix, box)
+            red, green, blue, unusable = cv2.split(cv2.absdiff(picture, shown[box]))
+            good = wanting[box] & (unusable == 0)  # all four neighbours are usable
+            good &= ~core[target][box] | (cv2.max(cv2.max(red, green), blue) > LIKE)
+            y, x = np.nonzero(good)
+            filled = place[(y + box[0].start) * width + x + box[1].start]
+            samples[taken[filled], filled] = picture[y, x, :3]
             taken[filled] += 1
-            wanting = wanting[taken[wanting] < SAMPLES]
-            if len(wanting) == 0:
-                break
-        known = np.flatnonzero(taken >= least)
+            wanting.ravel()[pixels[filled[taken[filled] == SAMPLES]]] = False
+        known = np.flatnonzero(taken >= LEAST)
         median, spread = _median(samples[:, known], taken[known])
         known, median = (part[(taken[known] != 2) | (spread <= AGREE)] for part in (known, median))
-        y, x = np.divmod(pixels[known], size[0])
-        background[target, y + rows.start, x + columns.start] = median
-        seen[target, y + rows.start, x + columns.start] = True
+        background[target].reshape(-1, 3)[pixels[known]] = median
+        seen[target].ravel()[pixels[known]] = True
     return background, seen
+
+
+def _through(picture: Frames, matrix: NDArray[np.float64], box: tuple[slice, slice]) -> Frames:
+    """The part `box` of a target frame, whose pixels `matrix` (3, 3) maps to those of `picture` (H, W, C)."""
+    if np.array_equal(matrix, np.eye(3)):
+        return picture[box]
+    cv2 = opencv()
+
+    rows, columns = box
+    corner = np.array([[1, 0, columns.start], [0, 1, rows.start], [0, 0, 1]], np.float64)
+    size = (columns.stop - columns.start, rows.stop - rows.start)
+    return cv2.warpPerspective(picture, matrix @ corner, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
 
 def _median(samples: Frames, taken: NDArray[np.int64]) -> tuple[Frames, NDArray[np.int64]]:

@@ -95,13 +95,15 @@ def _largest(holds: Callable[[float], bool], low: float) -> float:
 @dataclass(frozen=True)
 class Residual:
     """How much is left, at most: `found` as counted, `seen` at least that share of what there is (by the worst group
-    of canaries), so at most `bound` is left; None where no canaries say how much is seen.
+    of canaries), so at most `bound` is left; None where no canaries say how much is seen. `least` is what the bound
+    would be had nothing been found: with so many clips and such canaries no audit can show less.
     """
 
     found: float
     found_upper: float
     seen_lower: float | None
     bound: float | None
+    least: float | None
 
 
 def residual_clips(found: int, clips: int, canaries: Mapping[str, tuple[int, int]], alpha: float) -> Residual:
@@ -114,7 +116,7 @@ def residual_clips(found: int, clips: int, canaries: Mapping[str, tuple[int, int
     """
     upper = share_upper(found, clips, alpha / 2)
     lowers = [share_lower(hit, total, alpha / 2 / len(canaries)) for hit, total in canaries.values()]
-    return _residual(found / max(clips, 1), upper, lowers)
+    return _residual(found / max(clips, 1), upper, share_upper(0, clips, alpha / 2), lowers)
 
 
 def residual_frames(shares: Sequence[float], canaries: Mapping[str, Sequence[float]], alpha: float) -> Residual:
@@ -125,11 +127,13 @@ def residual_frames(shares: Sequence[float], canaries: Mapping[str, Sequence[flo
     """
     upper = mean_upper(shares, alpha / 2)
     lowers = [mean_lower(group, alpha / 2 / len(canaries)) for group in canaries.values()]
-    return _residual(float(np.mean(shares)) if len(shares) else 0.0, upper, lowers)
+    least = mean_upper(np.zeros(len(shares)), alpha / 2)
+    return _residual(float(np.mean(shares)) if len(shares) else 0.0, upper, least, lowers)
 
 
-def _residual(found: float, upper: float, lowers: Sequence[float]) -> Residual:
+def _residual(found: float, upper: float, least: float, lowers: Sequence[float]) -> Residual:
     seen = min(lowers, default=None)
     if seen is None:
-        return Residual(found, upper, None, None)
-    return Residual(found, upper, seen, min(1.0, upper / seen) if seen > 0 else 1.0)
+        return Residual(found, upper, None, None, None)
+    bound, least = (min(1.0, share / seen) if seen > 0 else 1.0 for share in (upper, least))
+    return Residual(found, upper, seen, bound, least)

@@ -25,7 +25,7 @@ from understudy.shards.tarshard import read_entries, read_spans
 TO_FILL_IN = "**To be filled in by the publisher.**"
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 _KINDS = {
-    "no-human": "real videos out of which the people were removed",
+    "no-human": "real videos without people, or out of which they were removed",
     "synthetic": "generated videos of virtual people",
     "real": "real videos that show real people",
 }
@@ -77,6 +77,8 @@ def dataset_card(facts: Facts) -> str:
             "- video-classification",
             f"size_categories:\n- {size_category(manifest.nsamples)}",
             f"tags:\n- video\n- webdataset\n- {manifest.kind}",
+            # Else the hub may take the JSON and CSV files for the data.
+            'configs:\n- config_name: default\n  data_files: "*.tar"',
             "---",
             "",
             f"# {manifest.name}",

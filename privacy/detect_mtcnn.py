@@ -30,11 +30,11 @@ Weights = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Mtcnn:
-    """The three networks. `thresholds` are the least face probability to pass each."""
+    """The three networks. `thresholds` are the least face probability to pass each, those of the authors' code."""
 
     stages: tuple[Weights, Weights, Weights]
     device: str
-    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.9)
+    thresholds: tuple[float, float, float] = (0.6, 0.7, 0.7)
     name: str = "mtcnn"
     what: What = "face"
     licence: str = "MIT"

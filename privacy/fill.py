@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.privacy.background import bounds
+from understudy.privacy.background import STANDS_OUT, bounds
 from understudy.privacy.masks import Masks
-from understudy.privacy.opencv import opencv
+from understudy.privacy.opencv import difference, opencv
 from understudy.privacy.stabilise import Motion
 from understudy.shards.errors import UserError
 
@@ -21,8 +21,9 @@ GREY = 128
 
 @dataclass(frozen=True)
 class Shot:
-    """What a filler gets: frames (T, H, W, 3) of one shot, `holes` (T, H, W) to fill, and for the part of them that is
-    `seen` (T, H, W) the `background` (T, H, W, 3) as other frames show it. In the holes, `frames` show people.
+    """What a filler gets: frames (T, H, W, 3) of one shot, `holes` (T, H, W) to fill, and where it is `seen` (T, H, W),
+    in the holes and around them, the `background` (T, H, W, 3) as other frames show it. In the holes, `frames` show
+    people.
     """
 
     frames: Frames
@@ -73,8 +74,9 @@ def background(shot: Shot) -> Frames:
             kept = unknown & (before[..., 3] == 255)
             frame[kept] = before[kept, :3]
             left = unknown & ~kept
-        _make_up(frame, left)
-        made_up = unknown
+        _make_up(frame, left, _in_front(shot, number))
+        # Grey, where nothing at all was known, is not carried along.
+        made_up = unknown & ~unknown.all()
     return out
 
 
@@ -96,8 +98,23 @@ def load_filler(name: str) -> Filler:
         raise UserError(f"filler {name!r} can't be imported: {error}") from None
 
 
-def _make_up(frame: Frames, hole: Masks) -> None:
-    """Fill `hole` (H, W) of `frame` (H, W, 3) in place with a smooth continuation of what surrounds it.
+def _in_front(shot: Shot, number: int) -> Masks:
+    """(H, W): what around the holes of a frame stands before the background, and should not be continued in them."""
+    cv2 = opencv()
+
+    beside = shot.seen[number] & ~shot.holes[number]
+    box = bounds(beside)
+    out = np.zeros_like(beside)
+    if box is not None:
+        off = difference(shot.frames[number][box], shot.background[number][box])
+        stands_out = (off > STANDS_OUT) & beside[box]
+        out[box] = cv2.dilate(stands_out.astype(np.uint8), np.ones((3, 3), np.uint8))
+    return out & ~shot.holes[number]
+
+
+def _make_up(frame: Frames, hole: Masks, ignored: Masks | None = None) -> None:
+    """Fill `hole` (H, W) of `frame` (H, W, 3) in place with a smooth continuation of what surrounds it, but for what is
+    `ignored` (H, W).
 
     The picture is halved until the hole is gone, each time from known pixels only, and then doubled again (push-pull,
     Gortler et al. 1996). Unlike copied texture that has no edges, which would look like something.
@@ -113,7 +130,9 @@ def _make_up(frame: Frames, hole: Masks) -> None:
     edge = max(16, (box[0].stop - box[0].start) // 2)
     box = tuple(slice(max(part.start - edge, 0), part.stop + edge) for part in box)
     missing = hole[box]
-    weight = (~missing).astype(np.float32)
+    known = ~missing if ignored is None else ~(missing | ignored[box])
+    known = cv2.morphologyEx(known.astype(np.uint8), cv2.MORPH_OPEN, np.ones((5, 5), np.uint8)).astype(np.bool_)
+    weight = (known if known.any() else ~missing).astype(np.float32)
     levels = [(frame[box] * weight[..., None], weight)]
     while min(levels[-1][1].shape) > 1 or (levels[-1][1].size > 1 and levels[-1][1].min() == 0):
         colour, weight = levels[-1]

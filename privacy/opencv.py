@@ -5,6 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from understudy.shards.errors import UserError
 
 
@@ -17,3 +20,11 @@ def opencv() -> Any:
         raise UserError("this needs OpenCV: pip install understudy[people]") from None
     cv2.setNumThreads(1)
     return cv2
+
+
+def difference(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(H, W): by how many grey levels two pictures (H, W, 3) differ in the colour that differs most."""
+    cv2 = opencv()
+
+    red, green, blue = cv2.split(cv2.absdiff(one, other))
+    return cv2.max(cv2.max(red, green), blue)

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from understudy.privacy.background import LEAST, behind, belongings
+from understudy.privacy.background import behind, belongings
 from understudy.privacy.detect import Detector
 from understudy.privacy.fill import Filler, Frames, Shot
 from understudy.privacy.masks import Masks, around_in_time, boxed, solid, steady, widened
@@ -58,7 +58,7 @@ class Settings:
     shape: Literal["mask", "box"] = "mask"
     """box removes whole boxes, so that no silhouette shows in the filling."""
     exact: bool = False
-    """The masks are known to be right wherever there are any: then each may be relied on alone."""
+    """The masks are known to be right wherever there are any, so that what is close to them is background."""
     gate_every: int = 5
     """One frame in so many is looked at again afterwards."""
 
@@ -161,23 +161,26 @@ def remove_from_shot(
     """
     people = people if settings.exact else solid(people)
     motion = camera_motion(frames, widened(people, settings.margin))
-    people, missed = follow(people, people if sure is None else people & solid(sure), frames, motion, fps)
-    unsure = unsure | missed
+    followed, missed = follow(people, people if sure is None else people & solid(sure), frames, motion, fps)
+    if settings.exact:
+        relied_on = people.any((1, 2))
+        followed[relied_on] = people[relied_on]
+    people, unsure = followed, unsure | missed
     holes = widened(people if settings.exact else steady(people, fps), settings.margin)
     if settings.shape == "box":
         holes = boxed(holes, fps)
-    zone = widened(people, REACH * settings.margin) | holes if settings.belongings else holes
+    zone = widened(people, REACH * max(settings.margin, 1.0)) | holes
     zone[unsure] = holes[unsure] = True
     # An unsure frame can't be used, so it need not guard the frames next to it.
-    guard = zone & ~unsure[:, None, None]
+    guard = (zone if settings.belongings else holes) & ~unsure[:, None, None]
     if not settings.exact:
         guard = around_in_time(guard, max(1, round(GUARD_S * fps)))
     core = np.zeros_like(people) if settings.exact else people & ~unsure[:, None, None]
     usable = ~guard & ~unsure[:, None, None]
-    background, seen = behind(frames, zone, usable, core, motion, 1 if settings.exact else LEAST)
+    background, seen = behind(frames, zone, usable, core, motion)
     if settings.belongings:
         holes = belongings(frames, holes, background, seen)
-    filled = fill(Shot(frames, holes, background, seen & holes, motion))
+    filled = fill(Shot(frames, holes, background, seen, motion))
     return Removed(filled, frames, holes, seen & holes, unsure)
 
 

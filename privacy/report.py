@@ -55,9 +55,12 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
             f"  so at most {1000 * frames['bound']:.2f} of 1,000 frames and {1000 * clips['bound']:.1f} of 1,000 "
             f"clips show somebody, with {body['confidence']:.0%} confidence"
         )
-    lines.append(f"  faces in {body['faces_per_1000']:.2f}, text in {body['text_per_1000']:.2f} of 1,000 frames")
+        lines.append(f"  {_at_best(body)}")
+    counted = [f"{name} in {body[f'{name}_per_1000']:.2f}" for name in ("faces", "text") if _looked_for(body, name)]
+    if counted:
+        lines.append(f"  {', '.join(counted)} of 1,000 frames")
     if looked["unread"]:
-        lines.append(f"  {looked['unread']} clips could not be read, and count as showing somebody")
+        lines.append(f"  {_unread(body)}")
     lines += [f"  traces tell the {name}: {_leak_words(leak)}" for name, leak in body["leaks"].items()]
     lines += [
         f"  beyond pixels: {row['what']}, {row['count']:,} times, such as {row['example']}" for row in body["findings"]
@@ -65,6 +68,27 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
     if not body["findings"]:
         lines.append("  beyond pixels: nothing found")
     return lines
+
+
+def _looked_for(body: Mapping[str, Any], name: str) -> bool:
+    """Whether there was a detector of `faces` or `text`, without which a count of none says nothing."""
+    return any(name.startswith(detector["what"]) for detector in body["detectors"])
+
+
+def _unread(body: Mapping[str, Any]) -> str:
+    count = body["looked_at"]["unread"]
+    first = next((row for row in body["worst"] if row["unread"]), None)  # none where `worst` was cut off before it
+    example = f" ({first['key']}: {first['unread']})" if first else ""
+    return f"{count:,} {'clip' if count == 1 else 'clips'} could not be read, counted as showing somebody{example}"
+
+
+def _at_best(body: Mapping[str, Any]) -> str:
+    """What so many clips and such canaries could show, so that nobody removes more where more clips are wanted."""
+    frames, clips = body["frames"], body["clips"]
+    return (
+        f"had nobody been seen, these clips and canaries would show at most {1000 * frames['least']:.2f} of 1,000 "
+        f"frames and {1000 * clips['least']:.1f} of 1,000 clips: for less, look at more of them"
+    )
 
 
 def _leak_words(leak: Mapping[str, Any] | None) -> str:
@@ -93,7 +117,11 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
             "of 1,000, upper bound",
         ),
         ("frames with a hit", f"{frames['found_per_1000']:.2f}", "of 1,000, as counted"),
-        ("frames with text", f"{body['text_per_1000']:.2f}", "of 1,000, as counted"),
+        (
+            "frames with text",
+            f"{body['text_per_1000']:.2f}" if _looked_for(body, "text") else "not sought",
+            "of 1,000, as counted",
+        ),
         ("findings beyond pixels", str(sum(row["count"] for row in body["findings"])), "tags, sound, names ..."),
     ]
     cards = "".join(
@@ -127,7 +155,8 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
     )
     seen_lower = "" if frames["seen_lower"] is None else (
         f"<p>By the canaries, at least {frames['seen_lower']:.0%} of frames and {clips['seen_lower']:.0%} of clips "
-        f"with somebody are noticed; the bounds are what was found, at most, divided by that.</p>"
+        f"with somebody are noticed; the bounds are what was found, at most, divided by that. "
+        f"H{_at_best(body)[1:]}.</p>"
     )  # fmt: skip
     worst = "".join(map(_figure, shots)) or "<p>No detector saw anybody.</p>"
     scope = (
@@ -135,9 +164,7 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
         if looked["clips"] == looked["of_clips"]
         else f"{looked['clips']:,} of {looked['of_clips']:,} clips, drawn at random"
     )
-    unread = (
-        f"<p>{looked['unread']} clips could not be read, and count as showing somebody.</p>" if looked["unread"] else ""
-    )
+    unread = f"<p>{_e(_unread(body))}.</p>" if looked["unread"] else ""
     rhythm = "every one" if looked["every"] == 1 else f"one in {looked['every']}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -1,8 +1,8 @@
 """The segmenter that needs no model hub: MediaPipe's person networks, read out of its wheel and run by LiteRT.
 
 BlazePose's detector proposes people in the frame and in parts of it, its second network answers with a mask for each,
-and the selfie network looks at the same places. Anchors and crops are those of Bazarevsky et al. 2020, arXiv
-2006.10204, and of the graphs in the mediapipe repository.
+and the selfie network looks at the same places and at the whole frame. Anchors and crops are those of Bazarevsky et al.
+2020, arXiv 2006.10204, and of the graphs in the mediapipe repository.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ TILES_EVERY = 3  # frames; in between, people are looked for in the whole frame 
 ROI_SCALE = 1.25  # of the square around the detector's circle, as in the graph
 PRESENT = 0.5  # the second network's own limit for "this is a person"
 SAME = 0.6  # overlap from which two squares are taken for the same person
+FOUND = 0.3  # the same where a person was found in one square, and the hips of the other are masked
+TRIES = 3  # times that much the same square is looked at where nobody was found
 WHOLE = 0.5  # what the selfie network's word counts where no person was found: it takes other things for people
-MOST = 12  # people looked at in a frame, strongest first
+MOST = 12  # squares looked at in a frame: where people were, then the strongest
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,15 @@ class Roi:
         for a, b in ((self.x, other.x), (self.y, other.y)):
             shared *= max(min(a + self.side / 2, b + other.side / 2) - max(a - self.side / 2, b - other.side / 2), 0)
         return shared / (self.side**2 + other.side**2 - shared)
+
+
+@dataclass(frozen=True)
+class Person:
+    """Found when looking `at` a square; `now` is the square that fits, `present` the second network's word, 0..1."""
+
+    at: Roi
+    now: Roi
+    present: float
 
 
 class Net:
@@ -106,15 +117,28 @@ class MediaPipe:
         known: list[Roi] = []
         for number, frame in enumerate(frames):
             proposals = self._propose(frame, (1, 2) if number % TILES_EVERY == 0 else (1,))
-            candidates = _distinct(known + proposals)[:MOST]
-            known = []
             covered = probability[number]
+            people: list[Person] = []
+            nobody: list[Roi] = []
+            # Where people were is looked at first, as those squares fit better.
+            for roi in [*known, *sorted(proposals, key=lambda roi: -roi.score)]:
+                hips = _around_hips(covered, roi).any()
+                same = [each for each in people if each.at.overlap(roi) > SAME]
+                same += [each for each in people if hips and each.now.overlap(roi) > FOUND]
+                if not same and sum(other.overlap(roi) > SAME for other in nobody) < TRIES:
+                    if len(people) + len(nobody) == MOST:
+                        continue
+                    present, now = self._look(frame, roi, covered)
+                    if present > PRESENT:
+                        people.append(Person(roi, now, present))
+                        same = people[-1:]
+                    else:
+                        nobody.append(roi)
+                        presence[number] = max(presence[number], roi.score * present)
+                for person in same:
+                    presence[number] = max(presence[number], roi.score * person.present)
+            known = [person.now for person in people]
             np.maximum(covered, WHOLE * self._selfie_whole(frame), out=covered)
-            for roi in candidates:
-                present, following = self._look(frame, roi, covered)
-                presence[number] = max(presence[number], roi.score * present)
-                if present > PRESENT:
-                    known.append(following)
             # Someone proposed in this frame where nothing is masked may have been missed. Who was only followed from
             # the frame before is not proposed: whether they were lost is for track.py to tell.
             missed = [roi.score for roi in proposals if not _around_hips(covered, roi).any()]
@@ -127,6 +151,7 @@ class MediaPipe:
         found: list[Roi] = []
         for x0, y0, x1, y1 in parts(frame.shape[0], frame.shape[1], tiles):
             side = max(x1 - x0, y1 - y0)
+            most = ROI_SCALE * side if side < max(frame.shape) else np.inf
             turn = _into_square((x0 + x1) / 2, (y0 + y1) / 2, side, 0.0, DETECTOR_SIDE)
             crop = cv2.warpAffine(np.ascontiguousarray(frame), turn, (DETECTOR_SIDE, DETECTOR_SIDE))
             regressors, logits = self.detector(crop / np.float32(127.5) - 1)
@@ -134,7 +159,10 @@ class MediaPipe:
             for index in np.flatnonzero(scores > PROPOSE):
                 points = regressors[index, 4:8].reshape(2, 2) / DETECTOR_SIDE + _anchors()[index] - 0.5
                 (hip_x, hip_y), (rim_x, rim_y) = points * side + [(x0 + x1) / 2, (y0 + y1) / 2]
-                found.append(_around(hip_x, hip_y, rim_x, rim_y, float(scores[index])))
+                roi = _around(hip_x, hip_y, rim_x, rim_y, float(scores[index]))
+                # Who doesn't fit into a part is for the whole frame; what parts see of them is mostly not there.
+                if roi.side <= most:
+                    found.append(roi)
         return found
 
     def _look(self, frame: Picture, roi: Roi, covered: F32) -> tuple[float, Roi]:
@@ -148,9 +176,14 @@ class MediaPipe:
         if present <= PRESENT:
             return present, roi
         mask = 1 / (1 + np.exp(-np.clip(mask[..., 0], -80, 80)))
-        np.maximum(mask, self.selfie(crop)[0][..., 0], out=mask)
-        back = cv2.warpAffine(mask, turn, covered.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
-        np.maximum(covered, present * back, out=covered)
+        # The selfie network knows people who are upright in front of something; black corners and turned scenes make
+        # it mask half of the background.
+        upright = _into_square(roi.x, roi.y, roi.side, 0.0, CROP_SIDE)
+        crop = cv2.warpAffine(frame, upright, (CROP_SIDE, CROP_SIDE), borderMode=cv2.BORDER_REPLICATE)
+        selfie = self.selfie(crop / np.float32(255))[0][..., 0]
+        for found, way in ((mask, turn), (selfie, upright)):
+            back = cv2.warpAffine(found, way, covered.shape[::-1], flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+            np.maximum(covered, present * back, out=covered)
         # The last but few landmarks are the hips' centre and the rim of the circle, in pixels of the crop.
         hips_and_rim = points.reshape(-1, 5)[33:35, :2]
         (hip_x, hip_y), (rim_x, rim_y) = cv2.transform(hips_and_rim[None], cv2.invertAffineTransform(turn))[0]
@@ -181,14 +214,6 @@ def _around_hips(covered: F32, roi: Roi) -> NDArray[np.bool_]:
     reach = roi.side / 8
     rows, columns = (slice(max(int(at - reach), 0), max(int(at + reach) + 1, 0)) for at in (roi.y, roi.x))
     return covered[rows, columns] > 0.5
-
-
-def _distinct(rois: Sequence[Roi]) -> list[Roi]:
-    kept: list[Roi] = []
-    for roi in sorted(rois, key=lambda roi: -roi.score):
-        if all(roi.overlap(other) < SAME for other in kept):
-            kept.append(roi)
-    return kept
 
 
 @cache

@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.privacy.masks import Masks, widened
-from understudy.privacy.opencv import opencv
+from understudy.privacy.opencv import difference, opencv
 from understudy.privacy.stabilise import Motion
 
 Frames = NDArray[np.uint8]
 
-KNOWN_S, HELD_S = 0.25, 1.0  # a person masked for the first and then not is looked for during the second
-FOUND = 0.5  # share of a person that must be masked in the next frame, nearby
-DIP = 0.6  # a frame with less than that share of what is masked before and after has missed something
+KNOWN_S, HELD_S = 0.25, 3.0  # a person masked for the first and then not is looked for during the second
+FOUND = 0.5  # least that must be masked near a person in the next frame, of the person's area
+NEAR = 0.75  # share of a person that must have a mask nearby: of two who stand close, one may be missed
+DIP, DIP_S = 0.6, 0.5  # a frame with less than that share of what is masked before and after has missed something
 TOGETHER = 3.0  # margins by which pieces are apart at most that are taken for one person
 PACE = 4.0  # own sizes that a person may move in a second
 SAME, LIKE = 0.5, 20  # a share of a person's pixels that look the same, to so many grey levels: still there
@@ -39,11 +40,11 @@ def follow(masks: Masks, sure: Masks, frames: Frames, motion: Motion, fps: float
 
     `sure` (T, H, W), within `masks`, is where there is no doubt that it is a person. Who is that for KNOWN_S and then
     is not masked at all makes frames unsure, for up to HELD_S; only by way of the picture's edge may people vanish.
-    What was masked out of caution may come and go. As long as that place looks as before, it stays masked. All of it
-    forwards and backwards in time.
+    What was masked out of caution may come and go. What looks as before in the place of a person stays masked, and
+    makes the frame unsure where it is much of them. All of it forwards and backwards in time.
     """
     area, least = masks.sum((1, 2)).astype(np.float64), DIP * sure.sum((1, 2))
-    reach = max(1, round(HELD_S * fps / 2))
+    reach = max(1, round(DIP_S * fps))
     unsure = np.zeros(len(masks), np.bool_)
     for number in range(1, len(masks) - 1):
         before, after = least[max(0, number - reach) : number], least[number + 1 : number + 1 + reach]
@@ -76,23 +77,35 @@ def _follow(
     people: list[Person] = []
     for number in range(len(masks))[::step]:
         current = [Person(mask, blurred[number]) for mask in _pieces(sure[number], near[number])]
-        distance = cv2.distanceTransform((~masks[number]).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
+        people = [
+            moved
+            for person in people
+            if (moved := _moved(person, motion.between(number - step, number), (width, height))) is not None
+        ]
         missing: list[Person] = []
-        for person in people:
-            moved = _moved(person, motion.between(number - step, number), (width, height))
-            if moved is None:
-                continue
+        for moved in people:
+            # What is where somebody else was is no sign of this one.
+            elsewhere = masks[number].copy()
+            for other in people:
+                if other is not moved and other.gone == 0:
+                    elsewhere &= ~other.mask | moved.mask
+            same = difference(moved.looks, blurred[number]) < LIKE
             pace = np.sqrt(moved.mask.sum()) * min(1.0, PACE * (moved.gone + 1) / fps)
-            around = cv2.distanceTransform((~moved.mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5) <= pace
-            whole = (masks[number] & around).sum() >= FOUND * moved.mask.sum()
-            if whole and (distance[moved.mask] <= pace).mean() >= FOUND:
-                current = [
-                    replace(other, age=max(other.age, moved.age + 1)) if (other.mask & moved.mask).any() else other
-                    for other in current
-                ]
+            around = elsewhere & (_distance(moved.mask) <= pace)
+            whole = around.sum() >= FOUND * moved.mask.sum()
+            if whole and (_distance(elsewhere)[moved.mask] <= pace).mean() >= NEAR:
+                if any((other.mask & moved.mask).any() for other in current):
+                    current = [
+                        replace(other, age=max(other.age, moved.age + 1)) if (other.mask & moved.mask).any() else other
+                        for other in current
+                    ]
+                else:
+                    missing.append(Person(around, blurred[number], moved.age + 1))
+                part = moved.mask & ~masks[number] & same
+                out[number] |= part
+                unsure[number] |= moved.age >= known and part.sum() > (1 - NEAR) * moved.mask.sum()
             elif moved.age >= known:
-                difference = cv2.absdiff(moved.looks, blurred[number])[moved.mask].max(-1)
-                still = (difference < LIKE).mean() >= SAME
+                still = same[moved.mask].mean() >= SAME
                 if still:
                     out[number] |= moved.mask
                 if moved.gone < held and (still or not _may_have_left(moved.mask, pace)):
@@ -100,6 +113,13 @@ def _follow(
                 if still or unsure[number]:
                     missing.append(replace(moved, gone=moved.gone + 1))
         people = current + missing
+
+
+def _distance(mask: Masks) -> NDArray[np.float32]:
+    """(H, W): pixels to the nearest that is set."""
+    cv2 = opencv()
+
+    return cv2.distanceTransform((~mask).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_5)
 
 
 def _moved(person: Person, matrix: NDArray[np.float64] | None, size: tuple[int, int]) -> Person | None:

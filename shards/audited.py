@@ -43,7 +43,7 @@ def load_audit(root: Address, digest: str) -> dict[str, Any]:
     try:
         text = read_address(path)
     except (FileNotFoundError, MissingError):
-        raise MissingError(f"{root}: no {AUDIT} there; run: understudy audit {root}") from None
+        raise MissingError(f"{root}: no {AUDIT} there; run: understudy audit {root} --canaries FOLDER") from None
     try:
         body = cast("dict[str, Any]", json.loads(text))
         if body["format"] != AUDIT_FORMAT or body["seal"] != seal(body):
@@ -73,5 +73,5 @@ def require_audit(corpus: Corpus, limit: float) -> None:
     if bound > limit:
         raise UserError(
             f"{corpus.root / AUDIT}: up to {bound:.2g} of the frames may show somebody, more than {limit:g}; "
-            "audit more clips, or remove more people"
+            "remove more people, or audit more clips with more canaries (the audit tells which)"
         )

@@ -110,8 +110,10 @@ def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
     assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5)}}
     assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / share_lower(10, 10, 0.025))
     assert body["frames"]["bound"] > body["frames"]["found_upper"] > 0.05
+    assert body["clips"]["least"] == pytest.approx(share_upper(0, 40, 0.025) / share_lower(10, 10, 0.025))
+    assert 0 < body["frames"]["least"] < body["frames"]["bound"]
     assert {row["key"] for row in body["worst"]} <= set(Corpus.open(root).keys) and len(body["worst"]) == 4
-    assert body["findings"] == [] and "at most" in summary(body)
+    assert body["findings"] == [] and "had nobody been seen" in summary(body)
     assert json.loads((root / "audit.json").read_text())["digest"] == Corpus.open(root).manifest.digest
 
 
@@ -135,6 +137,9 @@ def test_what_cannot_be_read_counts_as_found(tmp_path: Path):
     body = run(folder, tmp_path, short_side=48)
     assert body["looked_at"]["unread"] == 1 and body["clips"]["found"] == 0.25
     assert body["worst"][0]["key"] == "broken.mp4" and body["worst"][0]["unread"]
+    said = summary(body)
+    assert "1 clip could not be read" in said and "broken.mp4: " in said
+    assert "faces" not in said and "text" not in said  # for which nobody looked
 
 
 @pytest.mark.usefixtures("magenta")

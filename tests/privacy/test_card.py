@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import importlib
+import io
 import json
+import tarfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,10 +16,11 @@ from typing import Any
 import pytest
 
 from understudy.privacy.card import check_unwritten, dataset_card, datasheet, gather
-from understudy.privacy.card_croissant import CONTEXT, croissant
+from understudy.privacy.card_croissant import CONTEXT, TABLE, clip_table, croissant
 from understudy.shards.audited import save_audit
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Manifest
+from understudy.shards.manifest import Corpus, Manifest
+from understudy.shards.tarshard import read_spans
 
 AUDIT: dict[str, Any] = {
     "confidence": 0.95,
@@ -82,9 +88,16 @@ def test_an_audit_of_another_corpus_is_not_passed_on(corpus: Path):
         gather(corpus)
 
 
+def made_croissant(root: Path) -> dict[str, Any]:
+    """With the table that goes with it, written into the corpus."""
+    table = clip_table(Corpus.open(root))
+    (root / TABLE).write_bytes(table)
+    return croissant(gather(root), table, url="https://example.org/tiny", creator="A lab", date="2026-01-31")
+
+
 def test_croissant_names_every_file_with_its_digest(corpus: Path):
     facts = gather(corpus)
-    body = croissant(facts, url="https://example.org/tiny", creator="A lab", date="2026-01-31")
+    body = made_croissant(corpus)
     files = {entry["@id"]: entry for entry in body["distribution"] if entry["@type"] == "cr:FileObject"}
     assert {shard.url: shard.sha256 for shard in facts.manifest.shards}.items() <= {
         name: entry["sha256"] for name, entry in files.items()
@@ -103,9 +116,12 @@ def test_croissant_names_every_file_with_its_digest(corpus: Path):
     } <= set(body)
     for entry in files.values():
         assert {"name", "contentUrl", "encodingFormat", "sha256"} <= set(entry)
-    known = {entry["@id"] for entry in body["distribution"]}
-    for field in body["recordSet"][0]["field"]:
-        assert field["source"]["fileSet"]["@id"] in known and field["dataType"].startswith("sc:")
+    assert files[TABLE]["sha256"] == hashlib.sha256((corpus / TABLE).read_bytes()).hexdigest()
+    fields = [field for record_set in body["recordSet"] for field in record_set["field"]]
+    known = {entry["@id"] for entry in (*body["distribution"], *fields)}
+    for field in fields:
+        source = next(value for name, value in field["source"].items() if name in ("fileObject", "fileSet", "field"))
+        assert source["@id"] in known and field["dataType"].startswith("sc:")
     # Every word used is one that the context explains, or of schema.org.
     plain = {"name", "description", "url", "license", "creator", "datePublished", "version", "distribution",
              "contentUrl", "contentSize", "encodingFormat", "sha256", "containedIn"}  # fmt: skip
@@ -119,12 +135,46 @@ def test_croissant_names_every_file_with_its_digest(corpus: Path):
     assert {word for word in used if not word.startswith(("@", "rai:"))} <= plain | set(CONTEXT)
 
 
-def test_croissant_is_valid_to_its_own_checker(corpus: Path):
+def test_the_table_of_clips_says_what_the_sidecars_say(tmp_path: Path, make_corpus: Callable[..., Path]):
+    corpus = make_corpus(tmp_path / "c", 9, samples_per_shard=4, frames=13)
+    rows = list(csv.DictReader(io.StringIO(clip_table(Corpus.open(corpus)).decode())))
+    sidecars: dict[str, dict[str, Any]] = {}
+    for path in sorted(corpus.glob("*.tar")):
+        with tarfile.open(path) as archive:
+            for member in archive:
+                if member.name.endswith(".json"):
+                    content = archive.extractfile(member)
+                    assert content
+                    sidecars[member.name.removesuffix(".json")] = json.load(content)
+    assert len(rows) == len(sidecars) == 9
+    for row in rows:
+        told = sidecars[row["key"]]
+        assert (int(row["label"]), int(row["frames"]), float(row["duration"])) == (
+            told["label"], told["frames"], told["duration"]
+        )  # fmt: skip
+        assert [int(row["width"]), int(row["height"])] == told["size"]
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "h264"])
+def test_croissant_is_valid_to_its_own_reader_which_gets_clips_and_labels(
+    tmp_path: Path, make_corpus: Callable[..., Path], codec: str, monkeypatch: pytest.MonkeyPatch
+):
     mlcroissant = pytest.importorskip("mlcroissant", reason="pip install understudy[cards]")
-    body = croissant(gather(corpus), url="https://example.org/tiny", creator="A lab", date="2026-01-31")
-    (corpus / "croissant.json").write_text(json.dumps(body))
-    dataset = mlcroissant.Dataset(jsonld=str(corpus / "croissant.json"))
+    extracted = importlib.import_module("mlcroissant._src.operation_graph.operations.extract")
+    monkeypatch.setattr(extracted, "EXTRACT_PATH", extracted.EXTRACT_PATH.__class__(tmp_path / "cache"))
+    root = make_corpus(tmp_path / "c", 9, samples_per_shard=4, codec=codec)
+    (root / "croissant.json").write_text(json.dumps(made_croissant(root)))
+    dataset = mlcroissant.Dataset(jsonld=str(root / "croissant.json"))
     assert not dataset.metadata.ctx.issues.errors and not dataset.metadata.ctx.issues.warnings
+    corpus = Corpus.open(root)
+    labels = dict(zip(corpus.keys, corpus.label.tolist()))
+    table = {row["clips/key"].decode(): row["clips/label"] for row in dataset.records("clips")}
+    videos = {row["videos/key"].decode(): row for row in dataset.records("videos")}
+    assert table == labels == {key: row["videos/label"] for key, row in videos.items()}
+    for number, key in enumerate(corpus.keys):
+        with corpus.shard_path(int(corpus.shard[number])).open("rb") as file:
+            (payload,) = read_spans(file, corpus.spans[number][:1].tolist())
+        assert videos[key]["videos/content"] == payload
 
 
 def test_papers_that_somebody_filled_in_are_not_written_over(tmp_path: Path):

@@ -100,6 +100,31 @@ def test_one_of_two_is_missed() -> None:
     assert follow(drawn, drawn, frames, still(20), 8)[1][10]
 
 
+def test_a_person_who_is_missed_for_seconds_is_missed_in_all_of_them() -> None:
+    frames, drawn = scene([walk(number) for number in range(48)])
+    drawn[14:34] = False  # longer than HELD_S
+    assert follow(drawn, drawn, frames, still(48), 8)[1][14:34].all()
+
+
+def test_a_part_of_a_person_who_stays_is_kept_and_noticed() -> None:
+    frames, drawn = scene([walk(0)] * 20)
+    drawn[10, 20:32] = False
+    out, unsure = follow(drawn, drawn, frames, still(20), 8)
+    assert out[10, 20:32, 90:105].all()
+    assert unsure[10] and unsure.sum() == 1
+
+
+def test_the_mask_of_one_is_no_sign_of_the_next() -> None:
+    """Two who stand close; one is masked less and less, and at last not at all."""
+    frames, drawn = scene([walk(0)] * 24)
+    for number in range(24):
+        left = 130 + (number % 3)
+        frames[number, 20:50, left : left + 15] = 140 + 40 * (number % 2)
+        drawn[number, 20:50, left : left + 15] = number < 10
+    unsure = follow(drawn, drawn, frames, still(24), 8)[1]
+    assert unsure[10:].all() and not unsure[:10].any()
+
+
 def test_people_may_leave_at_the_edge_but_not_in_the_middle() -> None:
     out_of_picture = [(slice(20, 50), slice(min(200 + 6 * n, 240), min(215 + 6 * n, 240))) for n in range(7)]
     frames, drawn = scene([*out_of_picture, *[None] * 10])

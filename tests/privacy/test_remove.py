@@ -7,9 +7,10 @@ import pytest
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
 from understudy.privacy.detect import Hit, What
-from understudy.privacy.fill import background, flat, inpaint, load_filler
+from understudy.privacy.fill import Shot, background, flat, inpaint, load_filler
 from understudy.privacy.remove import Limits, Removed, Settings, Tally, remove_from_shot, remove_people
 from understudy.privacy.segment import Segmentation
+from understudy.privacy.stabilise import Motion
 from understudy.shards.demo import FPS, demo_sources, render
 from understudy.shards.errors import UserError
 
@@ -155,6 +156,20 @@ def test_fillers_fill_the_holes_and_nothing_else(fill) -> None:
     result = remove_from_shot(frames, clip.person, np.zeros(len(frames), np.bool_), FPS, fill, EXACT)
     assert not of_person(result.frames).any()
     assert (result.frames[~result.holes] == frames[~result.holes]).all()
+
+
+def test_what_stands_in_front_is_not_continued_in_the_filling() -> None:
+    """A red pole beside the hole, which other frames show to be no part of the background."""
+    shape = (1, 60, 80)
+    scenery, holes, seen = np.full((*shape, 3), 90, np.uint8), np.zeros(shape, np.bool_), np.zeros(shape, np.bool_)
+    frames = scenery.copy()
+    holes[0, 10:50, 30:50], seen[0, 5:55, 20:60] = True, True
+    frames[0, 5:55, 50:55] = (250, 0, 0)
+    frames[holes] = 255
+    motion = Motion(np.eye(3)[None], np.zeros(1, np.int64))
+    filled = background(Shot(frames, holes, scenery, seen & ~holes, motion))
+    assert (np.abs(filled[holes].astype(int) - 90) <= 2).all()
+    assert (filled[~holes] == frames[~holes]).all()
 
 
 def test_a_filler_of_ones_own() -> None:

@@ -11,6 +11,7 @@ import torch
 
 from understudy.privacy import segment_torch
 from understudy.privacy.segment import Segmentation
+from understudy.privacy.segment_mediapipe import TRIES, MediaPipe
 from understudy.privacy.segmenters import MaskFiles, Recheck, load_segmenter
 from understudy.privacy.weights import weights_folder
 from understudy.shards.errors import UserError
@@ -121,6 +122,53 @@ def test_masks_of_the_user(tmp_path: Path) -> None:
     assert (found.probability[0, :24] == 1).all() and (found.probability[0, 24:] == 0).all()
     with pytest.raises(RefusedError, match="masks"):
         MaskFiles(tmp_path / "nothing")(FRAMES)
+
+
+class Detector:
+    """Proposes ten squares, almost the same, with the hips in the middle of the whole frame; in its parts nobody."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        regressors, logits = np.zeros((2254, 12), np.float32), np.full((2254, 1), -50, np.float32)
+        middle = 2 * (28 * 14 + 14)
+        regressors[:, 7] = -60  # the rim is above the hips
+        if self.calls % 5 == 0:
+            logits[middle - 4 : middle + 6] = 3
+        self.calls += 1
+        return [regressors, logits]
+
+
+class Landmarks:
+    """Says how sure it is of a person from a list, look by look, and puts the person where the square is."""
+
+    def __init__(self, present: list[float]) -> None:
+        self.present, self.looks = present, 0
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        points, mask = np.zeros((39, 5), np.float32), np.full((256, 256, 1), -9, np.float32)
+        points[33, :2], points[34, :2] = (128, 128), (128, 26)
+        mask[40:216, 100:156] = 9
+        self.looks += 1
+        return [points.ravel(), np.float32([self.present[min(self.looks, len(self.present)) - 1]]), mask]
+
+
+def nothing(picture: np.ndarray) -> list[np.ndarray]:
+    return [np.zeros((*picture.shape[:2], 1), np.float32)]
+
+
+@pytest.mark.parametrize(
+    ("present", "looks", "sure"),
+    [([0.9], 1, True), ([0.1, 0.1, 0.9], 3, True), ([0.1], TRIES, False)],
+)
+def test_mediapipe_looks_again_where_it_found_nobody_but_not_where_it_did(present, looks: int, sure: bool) -> None:
+    landmarks = Landmarks(present)
+    found = MediaPipe(Detector(), landmarks, nothing)(np.zeros((1, 224, 224, 3), np.uint8))  # pyright: ignore[reportArgumentType]
+    assert landmarks.looks == looks
+    assert (found.confidence[0] > 0.5) == sure
+    assert bool((found.probability > 0.5).any()) == sure
+    assert (found.presence[0] > 0.5) == sure
 
 
 def test_mediapipe_on_a_person(videos: Path) -> None:
