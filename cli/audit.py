@@ -30,8 +30,8 @@ class Audit:
     """Videos, or corpora, that show people in every frame; each folder in it is a group, the worst of which counts."""
     half_canaries: bool = False
     """Show the canaries at half their size too, as small people are missed first."""
-    detectors: tuple[str, ...] = ("body-parts", "mtcnn", "text")
-    """NAME or NAME:WEIGHTS, of body-parts, mtcnn, pose, palm, face, text, torchvision, transformers."""
+    detectors: tuple[str, ...] = ("openimages", "mtcnn", "text")
+    """NAME or NAME:WEIGHTS, of openimages, body-parts, mtcnn, pose, palm, face, text, torchvision, transformers."""
     tiles: tuple[int, ...] = (1, 2)
     """Scales: each n looks at n x n overlapping parts of the frame."""
     every: int = 1

@@ -8,10 +8,10 @@ from pathlib import Path
 from understudy.privacy.detect import Detector
 from understudy.shards.errors import UserError
 
-# The first six take weights that lie in wheels, the others a file of weights that the user names.
-NAMES = ("body-parts", "mtcnn", "pose", "palm", "face", "text", "torchvision", "transformers")
+# The first seven take weights that lie in packages, the others a file of weights that the user names.
+NAMES = ("openimages", "body-parts", "mtcnn", "pose", "palm", "face", "text", "torchvision", "transformers")
 # Sees people without the weights that the no-download removal works with, so that the two are independent.
-AUDIT_DEFAULT = ("body-parts", "mtcnn", "text")
+AUDIT_DEFAULT = ("openimages", "mtcnn", "text")
 # Shares weights with that removal, so it can gate a clip there without spoiling the audit.
 GATE_DEFAULT = ("pose", "palm", "face")
 
@@ -31,6 +31,10 @@ def load_detector(spec: str, *, tiles: Sequence[int] = (1, 2), device: str = "cp
         from understudy.privacy import detect_torch
 
         return detect_torch.load(name, weights, tiles, device)
+    if name == "openimages":
+        from understudy.privacy.detect_openimages import OpenImages
+
+        return OpenImages.load(weights, tiles)
     if name == "mtcnn":
         from understudy.privacy.detect_mtcnn import Mtcnn
 

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from understudy.privacy.detect import parts
+from understudy.privacy.litert import Net
 from understudy.privacy.opencv import opencv
 from understudy.privacy.segment import Frames, Segmentation
 from understudy.privacy.weights import Packaged, read_packaged
-from understudy.shards.errors import UserError
 
 F32 = NDArray[np.float32]
 Picture = NDArray[np.uint8]
@@ -71,26 +70,6 @@ class Person:
     at: Roi
     now: Roi
     present: float
-
-
-class Net:
-    """A LiteRT network on one thread."""
-
-    def __init__(self, data: bytes) -> None:
-        try:
-            from ai_edge_litert.interpreter import Interpreter
-        except ImportError:
-            raise UserError("the segmenter mediapipe needs LiteRT: pip install understudy[people]") from None
-        self._net: Any = Interpreter(model_content=data, num_threads=1)
-        self._net.allocate_tensors()
-        self._input = self._net.get_input_details()[0]["index"]
-        self._outputs = [output["index"] for output in self._net.get_output_details()]
-
-    def __call__(self, picture: F32) -> list[F32]:
-        """The outputs, in the model's order and without batch axis, for `picture` (H, W, 3)."""
-        self._net.set_tensor(self._input, picture[None])
-        self._net.invoke()
-        return [self._net.get_tensor(index)[0] for index in self._outputs]
 
 
 @dataclass(frozen=True)

@@ -42,21 +42,33 @@ def test_people_who_sign_are_seen_in_every_frame(videos: Path, name: str):
             assert 0 <= x <= width and 0 <= y <= height, path.name
 
 
-@pytest.mark.parametrize("name", ["body-parts", "mtcnn"])
+@pytest.mark.parametrize(
+    "name", ["v_SoccerJuggling_g24_c01.avi", "SchoolRulesHowTheyHelpUs_wave_f_nm_np1_ba_med_0.avi"]
+)
+def test_people_far_off_and_turned_away_are_seen(videos: Path, name: str):
+    frames = frames_of(videos / "action" / name)
+    best = [max(hits, key=lambda hit: hit.score).box for hits in detector("openimages")(frames) if hits]
+    assert len(best) >= 2
+    for x0, y0, x1, y1 in best:
+        assert 0 <= x0 < x1 <= frames.shape[2] and 0 <= y0 < y1 <= frames.shape[1]
+    assert any(y1 - y0 > 1.5 * (x1 - x0) for x0, y0, x1, y1 in best), "as tall as who stands there"
+
+
+@pytest.mark.parametrize("name", ["openimages", "body-parts", "mtcnn"])
 def test_cars_are_not_taken_for_people(videos: Path, name: str):
     assert not any(detector(name)(frames_of(videos / "nohuman" / "intel_car.mp4")))
 
 
 @pytest.mark.slow
 def test_the_default_finds_people_in_most_originals(videos: Path):
-    """The positive control, as docs/audit.md has it: who is missed is clothed and turned away, or but two feet."""
+    """The positive control, as docs/audit.md has it: who is missed is but two feet and a hand."""
     looking = [detector(name) for name in AUDIT_DEFAULT if name != "text"]
     missed = set()
     for clip in open_footage(videos / "action").clips:
         looked = look(clip, clip_frames(clip, Shape(1.0, 360)), looking, AuditConfig(AUDIT_DEFAULT), lambda: None)
         if looked.share("somebody") == 0:
             missed.add(clip.key)
-    assert len(missed) <= 5, missed
+    assert len(missed) <= 2, missed
 
 
 def test_faces_of_the_two_face_networks_lie_on_each_other(videos: Path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import torch
 
 from understudy.privacy.detect import Detector
 from understudy.privacy.detect_mtcnn import Mtcnn
+from understudy.privacy.detect_openimages import OpenImages
 from understudy.privacy.detect_torch import TORCHVISION, TorchDetector, torchvision_people
 from understudy.privacy.detectors import AUDIT_DEFAULT, GATE_DEFAULT, NAMES, load_detector
 from understudy.privacy.weights import Packaged, read_packaged
@@ -54,14 +57,34 @@ def test_an_installed_package_serves_too(folder: Path, monkeypatch: pytest.Monke
     assert read_packaged(Packaged("carries_a_net", "carries-a-net", "carries_a_net/net.bin", "MIT")) == b"here"
 
 
+def test_weights_are_read_out_of_an_npm_package(folder: Path):
+    model = Packaged("@some/one", "@some/one@1.2", "package/net.tflite", "MIT")
+    with pytest.raises(UserError, match=r"npm pack --pack-destination .* @some/one@1\.2"):
+        read_packaged(model)
+    with tarfile.open(folder / "some-one-1.2.tgz", "w:gz") as archive:
+        entry = tarfile.TarInfo(model.path)
+        entry.size = 3
+        archive.addfile(entry, io.BytesIO(b"net"))
+    assert read_packaged(model) == read_packaged(model, folder / "some-one-1.2.tgz") == b"net"
+    (folder / "some-one-1.2.tgz").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"no package/net\.tflite in it"):
+        read_packaged(model)
+    (folder / "mediapipe-objectron-0.4.1675468480.tgz").write_bytes(b"junk")
+    with pytest.raises(UserError, match=r"no package/objectron.*\.data in it"):
+        load_detector("openimages")
+    (folder / "other.tflite").write_bytes(bytes(100))
+    with pytest.raises(UserError, match="not the weights"):
+        load_detector(f"openimages:{folder / 'other.tflite'}")
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_missing_weights_are_named_with_what_to_do(folder: Path, name: str):
-    with pytest.raises(UserError, match=r"pip download|say .*PATH"):
+    with pytest.raises(UserError, match=r"pip download|npm pack|say .*PATH"):
         load_detector(name)
 
 
 def test_unknown_names_and_wrong_files(folder: Path):
-    with pytest.raises(UserError, match="there are body-parts"):
+    with pytest.raises(UserError, match="there are openimages"):
         load_detector("hog")
     with pytest.raises(UserError, match="its name must begin with"):
         (folder / "weights.pth").write_bytes(b"")
@@ -106,6 +129,36 @@ def test_the_face_networks_run_end_to_end_on_random_weights():
 
 def test_too_small_a_picture_has_no_faces():
     assert random_mtcnn()(FRAMES[:, :10, :10]) == [[], [], []]
+
+
+class OneAnchor:
+    """A network that answers for one anchor, with a centre and size of its own, and a dog for another."""
+
+    def __init__(self, index: int, regressed: tuple[float, float, float, float]) -> None:
+        self.regressed, self.logits = np.zeros((1917, 4), np.float32), np.full((1917, 24), -9.0, np.float32)
+        self.regressed[index], self.logits[index, 4] = regressed, 2.0
+        self.logits[index + 1, 20] = 9.0
+
+    def __call__(self, picture: np.ndarray) -> list[np.ndarray]:
+        assert (
+            picture.shape == (300, 300, 3) and picture.dtype == np.float32 and -1 <= picture.min() < picture.max() <= 1
+        )
+        return [self.regressed, self.logits]
+
+
+def test_boxes_of_the_open_images_network():
+    # On the 10 x 10 map, which follows 3 boxes in each of 19 x 19 cells: row 4, column 7, its second shape (2 to 1).
+    index = 3 * 19 * 19 + 6 * (4 * 10 + 7) + 1
+    net = OneAnchor(index, (1.0, -2.0, 5 * np.log(0.5), 0.0))
+    hits = OpenImages(net, (1,))(FRAMES)  # type: ignore[arg-type]
+    size = 0.2 + 0.75 / 5
+    height, width = size / np.sqrt(2), size * np.sqrt(2)
+    y, x = 0.45 + 0.1 * height, 0.75 - 0.2 * width
+    expected = np.array([x - width / 2, y - height / 4, x + width / 2, y + height / 4]) * [80, 60, 80, 60]
+    assert [len(found) for found in hits] == [1, 1, 1]
+    assert hits[0][0].box == pytest.approx(expected, abs=1e-3) and hits[0][0].score == pytest.approx(0.8808, abs=1e-3)
+    in_parts = OpenImages(net, (1, 2))(FRAMES[:1])[0]  # type: ignore[arg-type]
+    assert len(in_parts) == 5 and all(0 <= hit.box[0] < hit.box[2] <= 80 for hit in in_parts)
 
 
 class Corner(torch.nn.Module):
