@@ -221,9 +221,15 @@ def training(report: Report, plan: Plan, corpora: Corpora, device: torch.device,
             found = steps.profile(trainer(), out / f"profile-{stage}.txt")
             return found["busy_share"], found
 
+        def augmented(trainer: Callable[[], Trainer] = trainer) -> Found:
+            found = steps.augmentation(trainer())
+            return found["ratio"], found
+
+        if stage == "stage2":
+            report.measure("training", f"{stage}: a step with augmentation over one without", "x", augmented)
         report.measure("training", f"{stage}: times that a step waits for the GPU", "", waits)
         report.measure("training", f"{stage}: share of a step that the device works", "", busy)
-        del trainer, waits, busy
+        del trainer, waits, busy, augmented
         _free(device)
 
 
@@ -439,6 +445,8 @@ def _beside(details: dict[str, Any]) -> str:
         shown.append(f"{details['clips_per_second']:,.0f} clips/s")
         if details["real_mfu"] is not None:
             shown.append(f"MFU {details['cached_mfu']:.1%} cached, {details['real_mfu']:.1%} real")
+    if "without_ms" in details:
+        shown.append(f"{details['augmented_ms']:.1f} ms augmented, {details['without_ms']:.1f} ms without")
     if details.get("peak_bytes"):
         shown.append(f"{details['peak_bytes'] / 2**30:.1f} GiB")
     if details.get("mfu") is not None:

@@ -6,7 +6,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -18,15 +18,17 @@ from torch import Tensor
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
 from understudy.models.align import Aligner
-from understudy.models.mae import MAEConfig, MaskedAutoencoder, random_mask, visible_tokens
-from understudy.models.optim import learning_rate, parameter_groups
+from understudy.models.augment import Augment, augment_batch
+from understudy.models.mae import MAEConfig, MaskedAutoencoder, draw_masks, visible_tokens
+from understudy.models.optim import parameter_groups
 from understudy.models.vit import ViTConfig
-from understudy.recipes.mixed import demo, make_accelerator, ppma
-from understudy.recipes.train import step_seed
+from understudy.recipes.configs import ppma
+from understudy.recipes.start import make_accelerator
+from understudy.recipes.train import Pace, step_seed
 from understudy.shards.manifest import Corpus
 
 StageName = Literal["stage1", "stage2"]
-CLASSES = 700  # of stage 2's one head here: as many as the paper's larger source has
+CLASSES = 150  # of each of the paper's two sources, of which a batch is of one: here there is one head
 SETTLING = 6  # steps before a round is timed: what the loader had ready by then is used up
 
 
@@ -70,15 +72,18 @@ def clip_flops(stage: StageName, vit: ViTConfig, mae: MAEConfig, classes: int = 
 
 
 class Trainer:
-    """A model with its optimizer, and a step of train_stage's loop."""
+    """A model with its optimizer, and a step of train_stage's loop with the numbers of the `ppma` config. `strength` is
+    stage 2's augmentation, which can be set.
+    """
 
     def __init__(self, stage: StageName, preset: Preset, device: torch.device, *, compiled: bool = False) -> None:
-        config = ppma() if device.type == "cuda" else demo()
+        config = ppma()
         self.device = device
         self.name: StageName = stage
         self.preset = preset
         self._stage = config.stage1 if stage == "stage1" else config.stage2
         self._smoothing = config.smoothing
+        self.strength = self._stage.augment
         torch.manual_seed(SEED)
         self.module: MaskedAutoencoder | Aligner
         if stage == "stage1":
@@ -101,12 +106,11 @@ class Trainer:
         self.module.train()
 
     def step(self, batch: Batch) -> Tensor:
-        """One step of recipes/train.py: rate, seeds, loss, gradients, update. Waits for nothing."""
-        rate = learning_rate(self._taken, self._stage.steps, self._stage.rate, self._stage.warmup)
+        """One step of recipes/train.py: rate, seeds, augmentation, loss, gradients, update. Waits for nothing."""
         for group in self._optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        torch.manual_seed(step_seed(SEED, self.name, self._taken, 0))
-        self._generator.manual_seed(step_seed(SEED, self.name, self._taken))
+            group["lr"] = self._stage.rate_at(self._taken) * group["lr_scale"]
+        torch.manual_seed(step_seed(SEED, self.name, self._taken, 0, "rank", 0))
+        self._generator.manual_seed(step_seed(SEED, self.name, self._taken, 0))
         self._taken += 1
         with self.accelerator.autocast():
             loss = self._loss(batch)
@@ -117,10 +121,11 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         if isinstance(self.module, Aligner):
-            return self._model(batch.clips, batch.labels, batch.ok, batch.source, self._smoothing)
-        vit, mae = self.preset.vit, self.preset.mae
-        visible, masked = random_mask(len(batch.clips), vit.tokens, mae.mask_ratio, self._generator)
-        return self._model(batch.clips, visible, masked, batch.ok)
+            clips, other, share = augment_batch(batch.clips, self.strength, self._generator, views=1)
+            labels = batch.labels % CLASSES  # a corpus may have more classes than the head
+            return self._model(clips, labels, batch.ok, batch.source, self._smoothing, other, share)
+        visible, asked = draw_masks(len(batch.clips), self.preset.vit.grid, self.preset.mae, self._generator)
+        return self._model(batch.clips, visible, asked, batch.ok)
 
 
 def clip_of(vit: ViTConfig) -> Clip:
@@ -140,12 +145,14 @@ def take_steps(trainer: Trainer, batches: Callable[[], Batch], steps: int) -> fl
     """Seconds a step, over `steps` steps; what was asked of the device before is not counted."""
     wait_for(trainer.device)
     started = time.perf_counter()
-    loss = trainer.step(batches())
-    for _ in range(steps - 1):
-        loss = trainer.step(batches())
+    losses: list[Tensor] = []
+    pace = Pace(trainer.device)
+    for _ in range(steps):
+        pace.keep()
+        losses.append(trainer.step(batches()))
     wait_for(trainer.device)
     seconds = (time.perf_counter() - started) / steps
-    if not bool(loss.isfinite()):
+    if not bool(torch.stack(losses).isfinite().all()):
         raise ValueError("the loss is not finite")
     return seconds
 
@@ -180,6 +187,33 @@ def step_times(trainer: Trainer, corpus: Corpus, views: int, decoder: str) -> di
         "steps": steps,
         "clips_per_second": preset.rows / median(real),
         "precision": trainer.accelerator.mixed_precision,
+    }
+
+
+def augmentation(trainer: Trainer) -> dict[str, Any]:
+    """Step times of a cached batch with augmentation and without, in turn; the ratio is the median over the rounds."""
+    preset, strength = trainer.preset, trainer.strength
+    still = still_batch(preset, trainer.device, preset.rows)
+    without: list[float] = []
+    augmented: list[float] = []
+    take_steps(trainer, lambda: still, 2)
+    steps = max(SETTLING, round(preset.seconds / take_steps(trainer, lambda: still, 3)))
+    try:
+        for _ in range(preset.rounds):
+            for strength_now, seconds in ((Augment(), without), (strength, augmented)):
+                trainer.strength = strength_now
+                take_steps(trainer, lambda: still, 1)
+                seconds.append(take_steps(trainer, lambda: still, steps))
+    finally:
+        trainer.strength = strength
+    ratios = [a / b for a, b in zip(augmented, without)]
+    return {
+        "without_ms": 1000 * median(without),
+        "augmented_ms": 1000 * median(augmented),
+        "ratio": median(ratios),
+        "ratios": ratios,
+        "steps": steps,
+        "augment": asdict(strength),
     }
 
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from understudy.shards.errors import UserError
 from understudy.shards.remote import parse_address
 
 if TYPE_CHECKING:
     from understudy.loader.profile import Profile as Figures
 
 TRACED = 48  # batches
+LONGEST_S = 3600
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Profile:
         from understudy.shards.files import write_atomic
         from understudy.shards.manifest import Corpus
 
-        gpu = self.device == "auto" and torch.cuda.is_available()
+        self._check()
+        gpu = torch.cuda.is_available()
+        if self.device == "cuda" and not gpu:
+            raise UserError("--device cuda: no GPU that PyTorch can use here; leave it out, or say cpu")
         pipeline = Pipeline(
             Corpus.open(parse_address(self.corpus)),
             Clip(frames=self.frames, size=self.size),
@@ -74,6 +79,23 @@ class Profile:
         print(as_text(figures))
         if self.out:
             write_atomic(self.out, (json.dumps(asdict(figures), indent=1) + "\n").encode())
+
+    def _check(self) -> None:
+        """Raise UserError at the first setting that makes no sense, before any work."""
+        if self.threads < 0:
+            raise UserError(f"--threads {self.threads}: say at least 1, or 0 for one a core")
+        if not 0 < self.seconds <= LONGEST_S:
+            raise UserError(f"--seconds {self.seconds:g}: say more than 0, and at most {LONGEST_S}")
+        for option in ("views", "batch_size", "frames", "size"):
+            if getattr(self, option) < 1:
+                raise UserError(f"--{option.replace('_', '-')} {getattr(self, option)}: say at least 1")
+        if self.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device {self.device}: say auto, cpu or cuda")
+        for path in (self.out, self.trace):
+            if path is not None and not path.parent.is_dir():
+                raise UserError(f"{path.parent}: no such folder for {path.name}; make it first")
+            if path is not None and path.is_dir():
+                raise UserError(f"{path}: is a folder; give a file")
 
 
 WHAT = {

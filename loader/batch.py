@@ -28,7 +28,9 @@ from understudy.loader.views import Draw, hole_shares
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
-LEAD = 3  # batches that a GPU may be behind its program before the next is made for it, so that they do not pile up
+# Batches that a GPU may be behind its program before the next is made for it, so that they do not pile up. A program
+# that waits for its GPU no later than this, as recipes/train.py does, never waits for that in the loader.
+LEAD = 3
 TOGETHER = 4  # samples that a thread reads before it decodes them: more would not stay in its cache
 PADDING = -1  # the id and label of a row that only fills up a batch of evaluation
 

@@ -87,8 +87,9 @@ class ClipLoader:
         ]
         at_once = [order.shards_at_once(world_size) for order in self._orders]
         self._room = room_ahead([Demand(corpus, shards) for corpus, shards in zip(corpora, at_once)])
+        self._threads = default_threads() if threads is None else threads
         self._feeds = [
-            training_feed(corpus, clip, views, seed, decoder, torch.device(device), shards, places)
+            training_feed(corpus, clip, views, seed, decoder, torch.device(device), shards, self._threads, places)
             for corpus, shards in zip(corpora, at_once)
         ]
         self._settings: dict[str, Any] = {
@@ -105,7 +106,6 @@ class ClipLoader:
         self._allow_changed = allow_changed_corpora
         self._sample_shape = (1, views.count, 3, clip.frames, clip.size, clip.size)
         self._rank, self._world_size = rank, world_size
-        self._threads = default_threads() if threads is None else threads
         self._prefetch = prefetch
         self._device = torch.device(device)
         self._failures = Failures(max_consecutive_failures)
@@ -202,13 +202,14 @@ def training_feed(
     decoder: str,
     device: torch.device,
     shards_at_once: int,
+    threads: int,
     places: int = 0,
 ) -> Feed:
     """A corpus and what turns its ids into random views."""
     return Feed(
         corpus=corpus,
         reader=ShardReader(corpus, min(shards_at_once, OPEN_SHARDS)),
-        decoder=choose_decoder(decoder, corpus.manifest.codec, device),
+        decoder=choose_decoder(decoder, corpus.manifest.codec, device, threads),
         draw=partial(_draw, corpus, clip, views, stream_key("views", corpus.manifest.digest, seed)),
         places=places,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from understudy.loader.request import BatchDecoder, Decoder
@@ -16,9 +18,12 @@ CPU = torch.device("cpu")
 FASTER_ON_GPU: tuple[Codec, ...] = ()
 
 
-def choose_decoder(name: str, codec: Codec = "mjpeg", device: torch.device = CPU) -> Decoder | BatchDecoder:
+def choose_decoder(
+    name: str, codec: Codec = "mjpeg", device: torch.device = CPU, threads: int = 0
+) -> Decoder | BatchDecoder:
     """The decoder called `name` for `codec`, for clips that go to `device`; "auto" is the fastest that there is here.
 
+    One that threads on its own keeps to `threads`, those of its callers included; 0 is one a core.
     Raises UserError for another name, or where that decoder can't be used.
     """
     name = resolve_decoder(name, codec, device)
@@ -30,7 +35,7 @@ def choose_decoder(name: str, codec: Codec = "mjpeg", device: torch.device = CPU
         from understudy.loader.native import check_native, decode_native
 
         check_native()
-        return decode_native
+        return partial(decode_native, threads=threads) if threads else decode_native
     if name == "plain":
         from understudy.loader.plain import decode_plain
 

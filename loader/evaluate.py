@@ -55,15 +55,15 @@ class EvalLoader:
         smallest = max(1, min((shard.nsamples for shard in corpus.manifest.shards), default=1))
         at_once = min(math.ceil(self._per_batch * (prefetch + 1) / smallest) + 1, len(corpus.manifest.shards))
         self._room = room_ahead([Demand(corpus, at_once)])
+        self._threads = default_threads() if threads is None else threads
         self._feed = Feed(
             corpus=corpus,
             reader=ShardReader(corpus, min(at_once, OPEN_SHARDS)),
-            decoder=choose_decoder(decoder, corpus.manifest.codec, torch.device(device)),
+            decoder=choose_decoder(decoder, corpus.manifest.codec, torch.device(device), self._threads),
             draw=partial(_draw, corpus, clip, views),
         )
         self._sample_shape = (views.clips, views.crops, 3, clip.frames, clip.size, clip.size)
         self._rank, self._world_size = rank, world_size
-        self._threads = default_threads() if threads is None else threads
         self._prefetch = prefetch
         self._device = torch.device(device)
         self._failures = Failures(max_consecutive_failures)

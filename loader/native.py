@@ -28,7 +28,7 @@ from understudy.loader.reference import decode_reference
 from understudy.loader.request import Request
 from understudy.shards.errors import UserError
 
-ABI_VERSION = 1
+ABI_VERSION = 2
 FORCE = "UNDERSTUDY_KERNEL"  # environment variable: the variant to use
 HOW_TO_BUILD = (
     "install a C++ compiler (apt-get install g++), then this package again "
@@ -63,15 +63,19 @@ class _Kernel:
     reasons: tuple[str | None, ...]
 
 
-def decode_native(requests: Sequence[Request], out: NDArray[np.uint8]) -> list[str | None]:
-    """A `Decoder` (see request.py for the contract). Raises UserError where the kernel was not built."""
+def decode_native(requests: Sequence[Request], out: NDArray[np.uint8], threads: int = 0) -> list[str | None]:
+    """A `Decoder` (see request.py for the contract). Raises UserError where the kernel was not built.
+
+    Other threads help with JPEGs while fewer than `threads` of this process decode any; by default, as `set_threads`
+    says, which no call goes beyond.
+    """
     kernel = _loaded()
     if not requests:
         return []
     if not out.flags.c_contiguous or out.dtype != np.uint8 or out.ndim != 6:
         raise ValueError("out must be a contiguous uint8 array (n, K, 3, T, S, S)")
     if requests[0].codec == "mjpeg":
-        return _decode_jpegs(kernel, requests, out)
+        return _decode_jpegs(kernel, requests, out, threads)
     return [_decode_h264(kernel, request, out[i : i + 1]) for i, request in enumerate(requests)]
 
 
@@ -105,7 +109,7 @@ def fast_kernel() -> bool:
 
 
 def set_threads(threads: int) -> None:
-    """How many threads decode JPEGs at a time in this process, callers included. By default the loader's number."""
+    """How many threads decode JPEGs at a time in this process, callers included. By default one a core."""
     _loaded().dll.understudy_set_threads(ctypes.c_int32(threads))
 
 
@@ -154,7 +158,9 @@ def _variant(kernel: _Kernel) -> int:
     return kernel.variants.index(forced)
 
 
-def _decode_jpegs(kernel: _Kernel, requests: Sequence[Request], out: NDArray[np.uint8]) -> list[str | None]:
+def _decode_jpegs(
+    kernel: _Kernel, requests: Sequence[Request], out: NDArray[np.uint8], threads: int
+) -> list[str | None]:
     n, views, _, frames, size, _ = out.shape
     # One array for each, so that they can be addressed by row; that they fit is the caller's promise, checked here.
     indices = np.array([request.frames for request in requests], np.int32)
@@ -188,6 +194,7 @@ def _decode_jpegs(kernel: _Kernel, requests: Sequence[Request], out: NDArray[np.
         ctypes.c_int32(frames),
         ctypes.c_int32(size),
         ctypes.c_int32(_variant(kernel)),
+        ctypes.c_int32(threads),
         _pointer(out),
         _pointer(reasons),
     )

@@ -55,6 +55,9 @@ def room_ahead(demands: Sequence[Demand]) -> int | None:
             caches.setdefault(demand.corpus.cache, []).append(demand)
     for cache, own in caches.items():
         shards = [shard.filesize for demand in own for shard in demand.corpus.manifest.shards]
+        if sum(shards) <= cache.limit:  # nothing of it has to make room for the rest
+            rooms.append(sum(shards))
+            continue
         in_use = sum(demand.bytes_at_once(ranks) for demand in own)
         under_way = ranks * cache.downloads * max(shards, default=0)
         at_once = ranks * sum(demand.at_once for demand in own)

@@ -115,7 +115,7 @@ class Pipeline:
         self._order = Order(corpus.manifest.digest, counts, SEED, samples, default_lanes(samples))
         at_once = self._order.shards_at_once(1)
         self._room = room_ahead([Demand(corpus, at_once)])
-        self._feed = training_feed(corpus, clip, views, SEED, decoder, self.device, at_once)
+        self._feed = training_feed(corpus, clip, views, SEED, decoder, self.device, at_once, threads)
         self._shape = (samples, 1, views.count, 3, clip.frames, clip.size, clip.size)
 
     # Each of these goes on without end, a batch an item.

@@ -19,6 +19,7 @@ from understudy.shards.holes import read_holes
 from understudy.shards.manifest import Corpus
 
 OPEN_SHARDS = 64
+ASKED = 8  # samples that are asked whether the corpus says where they were filled in: some may be damaged
 SPARE_BLOCKS = 32  # of memory to read into; as many as there are threads are in use
 
 
@@ -47,6 +48,8 @@ class ShardReader:
         self._whole = np.zeros(len(corpus), np.bool_)  # samples whose checksum was right
         self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
         self._recheck_lock = threading.Lock()
+        self._tells: bool | None = None  # not asked yet
+        self._tells_lock = threading.Lock()
 
     def read_frames(
         self, sample: int, frames: NDArray[np.int32], stop: threading.Event | None = None
@@ -82,8 +85,39 @@ class ShardReader:
         """Which cells of its frames were filled in, as in holes.py, None where the corpus doesn't say; and None or the
         reason why that can't be had. Raises what `read` does.
         """
+        if not self.tells_holes(stop):
+            return None, None
+        number = int(self.corpus.shard[sample])
+        cells, reason = self._read_holes(sample, number, stop)
+        if cells is None and self.corpus.cache is not None and self._was_damaged(number):
+            cells, reason = self._read_holes(sample, number, stop)
+        return cells, (reason or "holes: missing") if cells is None else None
+
+    def tells_holes(self, stop: threading.Event | None = None) -> bool:
+        """Whether the corpus says where its samples were filled in: a packer keeps that for all of them or for none.
+
+        Samples are asked until one says it, as any may be damaged; where all of these are, it counts as said, and
+        `read_holes` tells why it can't be had. Raises what `read` does.
+        """
+        with self._tells_lock:
+            if self._tells is None:
+                asked = range(min(ASKED, self.corpus.manifest.shards[0].nsamples))  # of one shard: it may be far away
+                answers: list[str | None] = []
+                for sample in asked:
+                    cells, reason = self._read_holes(sample, 0, stop)
+                    if cells is not None:
+                        answers.clear()
+                        break
+                    answers.append(reason)
+                self._tells = None not in answers
+            return self._tells
+
+    def _read_holes(
+        self, sample: int, number: int, stop: threading.Event | None
+    ) -> tuple[NDArray[np.bool_] | None, str | None]:
+        """What the sample itself says: both are None where that is nothing."""
         offset, size = self.corpus.sidecars[sample].tolist()
-        shard = self._open(int(self.corpus.shard[sample]), stop)
+        shard = self._open(number, stop)
         shape = int(self.corpus.frames[sample]), int(self.corpus.width[sample]), int(self.corpus.height[sample])
         try:
             return read_holes(os.pread(shard.descriptor, size, offset), *shape), None

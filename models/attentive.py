@@ -30,6 +30,14 @@ class AttentiveConfig:
     weight_decay: float = 1e-2
     seeds: int = 3
 
+    def __post_init__(self) -> None:
+        """Refuse what no probe can be made of."""
+        if self.blocks < 1 or self.heads < 1 or self.seeds < 1 or not self.rates:
+            raise ValueError(
+                f"an attentive probe needs a block, a head, a seed and a rate at least; not {self.blocks}, "
+                f"{self.heads}, {self.seeds} and {len(self.rates)}"
+            )
+
 
 class QueryBlock(nn.Module):
     """A learned query attends to all tokens, then passes an MLP; (N, M, width) to (N, width)."""
@@ -90,9 +98,11 @@ def attentive_probes(
     """Train an attentive probe for each of `rates` and `config.seeds` on some rows of `tokens`; returns their logits
     float32 (rates, seeds, M, classes) on the M `held_out_rows` of `held_out`.
 
-    `tokens` and `held_out` (rows, T, D), with `labels` int64 of all rows of `tokens`, may be maps of files: only a
-    batch at a time is read and comes to `device`, once for the probes of all rates.
+    `tokens` and `held_out` (rows, T, D), with `labels` int64 of all rows of `tokens`, lie in main memory or are maps of
+    files: only a batch at a time is read and comes to `device`, once for the probes of all rates. Weights are float32,
+    and products bfloat16 where a GPU computes in it.
     """
+    bf16 = _computes_in_bf16(device)
     epochs = probe_epochs(len(rows), config.epochs, config.batch_size, config.least_steps)
     steps = epochs * math.ceil(len(rows) / config.batch_size)
     results: list[Tensor] = []
@@ -109,20 +119,34 @@ def attentive_probes(
         step = 0
         for _ in range(epochs):
             for batch in rows[torch.randperm(len(rows), generator=generator)].split(config.batch_size):
-                x, y = tokens[batch].to(device), labels[batch].to(device)
+                x, y = _batch_of(tokens, batch, device), _batch_of(labels, batch, device)
                 for probe, optimizer, rate in zip(probes, optimizers, rates):
                     optimizer.param_groups[0]["lr"] = rate * _shape(step, steps)
-                    F.cross_entropy(probe(x), y).backward()
+                    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                        loss = F.cross_entropy(probe(x).float(), y)
+                    loss.backward()
                     optimizer.step()
                     optimizer.zero_grad(set_to_none=True)
                 step += 1
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             parts: list[Tensor] = []
             for batch in held_out_rows.split(config.batch_size):
-                x = held_out[batch].to(device)
-                parts.append(torch.stack([probe.eval()(x) for probe in probes]))
+                x = _batch_of(held_out, batch, device)
+                parts.append(torch.stack([probe.eval()(x).float() for probe in probes]))
             results.append(torch.cat(parts, dim=1))
     return torch.stack(results, dim=1)
+
+
+def _computes_in_bf16(device: torch.device) -> bool:
+    """Whether it is a GPU that does, and does not emulate it."""
+    return device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _batch_of(values: Tensor, rows: Tensor, device: torch.device) -> Tensor:
+    """Some rows of a tensor in main memory, on `device`; nothing waits for the copy to a GPU."""
+    there = torch.empty((len(rows), *values.shape[1:]), dtype=values.dtype, pin_memory=device.type == "cuda")
+    torch.index_select(values, 0, rows, out=there)
+    return there.to(device, non_blocking=True)
 
 
 def _shape(step: int, steps: int) -> float:

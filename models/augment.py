@@ -100,6 +100,21 @@ def partners(rows: int, views: int, device: torch.device | str = "cpu") -> Tenso
     return torch.where(partner < rows, partner, row)
 
 
+def augment_batch(
+    clips: Tensor, config: Augment, generator: torch.Generator, views: int, rank: int = 0, ranks: int = 1
+) -> tuple[Tensor, Tensor | None, float]:
+    """What a step does to a rank's part of its batch, clips (N, 3, T, H, W) uint8: the clips after all of `config`, the
+    rows that they were mixed with (None where they were not), and the share of a row's own label.
+
+    Drawn from the generator's seed for the `ranks` * N rows of all ranks, whatever was drawn with it before.
+    """
+    rows = len(clips)
+    rng = np.random.default_rng(generator.initial_seed())
+    plan = draw_plan(ranks * rows, clips.shape[-2], clips.shape[-1], config, rng)
+    clips = augment(clips, plan, rank * rows, views)
+    return clips, partners(rows, views, clips.device) if plan.mixed else None, plan.share
+
+
 def augment(clips: Tensor, plan: Plan, first: int, views: int) -> Tensor:
     """Clips (N, 3, T, H, W) uint8, which are the rows from `first` on of the plan's, after all of it.
 

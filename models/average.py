@@ -40,10 +40,11 @@ class AdaptiveAverage(nn.Module):
             self.register_buffer(f"theta{number}", stacked, persistent=False)
 
     def weights(self) -> dict[str, Tensor]:
-        """The mixture's parameters by name, differentiable in `mixing`."""
-        shares = self.mixing.softmax(dim=1).expand(len(self.names), -1)
-        thetas: list[Tensor] = [getattr(self, f"theta{number}") for number in range(len(self.names))]
-        return {name: torch.tensordot(share, theta, 1) for name, share, theta in zip(self.names, shares, thetas)}
+        """The mixture's parameters by name, differentiable in `mixing`, in their own precision also under autocast."""
+        with torch.autocast(self.mixing.device.type, enabled=False):
+            shares = self.mixing.softmax(dim=1).expand(len(self.names), -1)
+            thetas: list[Tensor] = [getattr(self, f"theta{number}") for number in range(len(self.names))]
+            return {name: torch.tensordot(share, theta, 1) for name, share, theta in zip(self.names, shares, thetas)}
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features (N, width) of clips (N, 3, T, H, W), with gradients for `mixing` alone."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 from collections.abc import Mapping
@@ -21,19 +22,21 @@ from understudy.models.vit import VideoViT, ViTConfig, sinusoid_positions
 
 METADATA = "understudy.vit"  # key of the encoder's config in the header of a run's safetensors files
 WEIGHTS = ("model.safetensors", "encoder.safetensors")  # what a folder's weights may be called
+HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 16}  # by width: ViT-Ti, S, B, L, H, and VideoMAE V2's g
 PREFIXES = ("module.", "backbone.", "trunk.", "encoder.")
 
 
-def load_encoder(path: str | Path) -> tuple[VideoViT, ViTConfig]:
+def load_encoder(path: str | Path, heads: int | None = None) -> tuple[VideoViT, ViTConfig]:
     """The encoder in `path`, float32 on the CPU in eval mode, and its config.
 
     `path` is one of: a folder that `save_pretrained` of VideoViT, MaskedAutoencoder or VideoClassifier made; a stage of
     a run (RUN/stage2), its `encoder.safetensors`, or one of its `step-NNNNNNNN` folders; a folder of transformers'
     VideoMAE; a state dict (.safetensors, .pth, .pt) with the names of VideoMAE's or timm's ViT, of which depth, width
-    and tubelet are read from the shapes, 64-wide heads and clips of 16 x 224 x 224 taken for granted; or the name of
-    such a folder on the Hub (ORG/NAME). A last norm that the weights lack starts at 1/0.
+    and tubelet are read from the shapes, and clips of 16 x 224 x 224 and sinusoid positions are taken for granted; or
+    the name of such a folder on the Hub (ORG/NAME). A last norm that the weights lack starts at 1/0.
 
-    Raises ValueError with one line that says what is wrong.
+    `heads` is for state dicts of a width that no published model has; others' number of heads is known. Raises
+    ValueError with one line that says what is wrong.
     """
     found = _local(path)
     file, settings = _parts(found)
@@ -45,7 +48,9 @@ def load_encoder(path: str | Path) -> tuple[VideoViT, ViTConfig]:
         else:
             weights = _encoder_weights(tensors)
             stored = json.loads(metadata[METADATA]) if METADATA in metadata else settings.get("vit", settings)
-            config = _config(stored) if stored else _guess_config(weights)
+            config = _config(stored) if stored else _guess_config(weights, heads)
+        if heads not in (None, config.heads):
+            raise ValueError(f"has {config.heads} heads, not {heads}")
     except KeyError as error:
         raise ValueError(f"{found}: not an encoder's weights, {error} is missing") from None
     except (ValueError, TypeError) as error:
@@ -111,8 +116,14 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         except SafetensorError as error:
             raise ValueError(f"can't be read as safetensors ({error})") from None
     try:
-        saved = torch.load(file, map_location="cpu", weights_only=True)  # the safe loader: tensors, no code
+        with torch.serialization.safe_globals([argparse.Namespace]):  # a trainer's settings, beside the weights
+            saved = torch.load(file, map_location="cpu", weights_only=True)  # the safe loader: tensors, no code
     except Exception as error:  # whatever a file that is no checkpoint makes of it
+        if other := re.search(r"Unsupported global: GLOBAL ([\w.]+)", str(error)):
+            raise ValueError(
+                f"holds a {other[1]}, and to read one might run code of the file's; where you trust it, save its state "
+                "dict alone: torch.save({'model': torch.load(FILE, weights_only=False)['model']}, NEW)"
+            ) from None
         raise ValueError(f"can't be read as a PyTorch file ({str(error).splitlines()[0]})") from None
     for key in ("model", "module", "state_dict"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
@@ -129,8 +140,9 @@ def _encoder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if any(name.startswith(f"{prefix}blocks.") for name in names.values()):
             names = {k: name.removeprefix(prefix) for k, name in names.items() if name.startswith(prefix)}
     # OmniMAE, and PPMA after it, have a padding layer before the convolution.
-    named = {name.replace("patch_embed.proj.1.", "patch_embed.proj."): tensors[k].float() for k, name in names.items()}
-    _check_tokens(named)
+    stored = {name.replace("patch_embed.proj.1.", "patch_embed.proj."): tensors[k] for k, name in names.items()}
+    _check_tokens(stored)
+    named = {name: tensor.float() for name, tensor in stored.items()}
     weights = {name: t for name, t in named.items() if name.startswith(("patch_embed.proj.", "blocks."))}
     norm = "fc_norm" if "fc_norm.weight" in named else "norm"
     weights |= {f"norm.{part}": named[f"{norm}.{part}"] for part in ("weight", "bias") if f"{norm}.{part}" in named}
@@ -142,14 +154,16 @@ def _encoder_weights(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _check_tokens(named: Mapping[str, Tensor]) -> None:
+def _check_tokens(stored: Mapping[str, Tensor]) -> None:
     """Refuse a class token or learned positions: without them the features would be others, without a word."""
-    if "cls_token" in named:
+    if "cls_token" in stored:
         raise ValueError("has a class token; only encoders without one can be taken over")
-    table = named.get("pos_embed")
+    table = stored.get("pos_embed")
     if table is not None:
         tokens, width = table.shape[-2:]
-        if not torch.allclose(table.view(tokens, width), sinusoid_positions(tokens, width), atol=1e-4):
+        rounding = max(1e-4, torch.finfo(table.dtype).eps)  # of float32 as others computed it, or of what is stored
+        ours = sinusoid_positions(tokens, width)
+        if not torch.allclose(table.float().reshape(tokens, width), ours, rtol=0, atol=rounding):
             raise ValueError("has learned positions; only fixed sinusoids can be taken over")
 
 
@@ -161,17 +175,22 @@ def _config(stored: Mapping[str, Any]) -> ViTConfig:
     return ViTConfig(**stored)
 
 
-def _guess_config(weights: Mapping[str, Tensor]) -> ViTConfig:
-    """A config from the shapes of the weights."""
+def _guess_config(weights: Mapping[str, Tensor], heads: int | None) -> ViTConfig:
+    """A config from the shapes of the weights, of which the number of heads does not show."""
     patches = weights["patch_embed.proj.weight"]
     if patches.ndim != 5:
         raise ValueError(f"patch_embed.proj.weight has {patches.ndim} dimensions: an image model, not a video one")
     width, _, tubelet, patch, _ = patches.shape
+    if heads is None and width not in HEADS:
+        raise ValueError(
+            f"no published model is {width} wide, and weights don't tell the number of heads: give it once, "
+            "load_encoder(PATH, heads=N)[0].save_pretrained(FOLDER), and use FOLDER"
+        )
     return ViTConfig(
         tubelet=tubelet,
         patch=patch,
         width=width,
         depth=1 + max(int(name.split(".")[1]) for name in weights if name.startswith("blocks.")),
-        heads=max(1, width // 64),
+        heads=HEADS[width] if heads is None else heads,
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / width,
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from understudy.models.vit import (
     VideoViT,
     ViTConfig,
+    check_heads,
     gather_tokens,
     init_xavier,
     make_blocks,
@@ -49,6 +50,9 @@ class MAEConfig:
             raise ValueError(f"mask_ratio must be between 0 and 1, not {self.mask_ratio}")
         if self.decode_share not in (0.5, 1.0):
             raise ValueError(f"decode_share must be 1 or 0.5, not {self.decode_share}")
+        check_heads("decoder_width", self.decoder_width, "decoder_heads", self.decoder_heads)
+        if self.decoder_depth < 0:
+            raise ValueError(f"decoder_depth must be 0 or more, not {self.decoder_depth}")
 
 
 def visible_tokens(tokens: int, mask_ratio: float) -> int:

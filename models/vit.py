@@ -20,6 +20,12 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
+def check_heads(width_name: str, width: int, heads_name: str, heads: int) -> None:
+    """Raise ValueError where so many attention heads don't divide a width."""
+    if width < 1 or heads < 1 or width % heads:
+        raise ValueError(f"{heads_name} {heads} must divide {width_name} {width}; change one of the two")
+
+
 @dataclass(frozen=True)
 class ViTConfig:
     """Shape of the encoder. A clip is 3 x `frames` x `size` x `size`; a token covers `tubelet` x `patch` x `patch`.
@@ -44,8 +50,11 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not divide."""
-        if self.frames % self.tubelet or self.size % self.patch or self.width % self.heads or self.width % 2:
-            raise ValueError(f"frames/tubelet, size/patch and width/heads must divide, and width be even: {self}")
+        if min(self.frames, self.size, self.tubelet, self.patch, self.width, self.heads) < 1:
+            raise ValueError(f"numbers of frames, pixels, channels and heads must be 1 or more: {self}")
+        if self.frames % self.tubelet or self.size % self.patch or self.width % 2:
+            raise ValueError(f"frames/tubelet and size/patch must divide, and width be even: {self}")
+        check_heads("width", self.width, "heads", self.heads)
 
     @property
     def grid(self) -> tuple[int, int, int]:

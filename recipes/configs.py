@@ -22,7 +22,8 @@ from understudy.shards.errors import UserError
 @dataclass(frozen=True)
 class MixedConfig:
     """Everything the main job depends on. Corpora are what `understudy pack` made: folders, or addresses such as
-    s3://bucket/prefix and https://host/path; where none is named, the demo corpora are made under OUT/corpora.
+    s3://bucket/prefix and https://host/path. All four uses name theirs; or none with `demo`, which makes its own under
+    OUT/corpora.
     """
 
     vit: ViTConfig
@@ -63,15 +64,15 @@ class MixedConfig:
     """Add rows for masked autoencoding alone and for alignment alone."""
     out: Path = Path("runs/mixed")
     """Where everything goes; the same command goes on with what is there."""
-    demo_clips: int = 1000
-    """Clips in each demo pre-training corpus, where the demo corpora are made."""
+    demo_clips: int = 0
+    """Clips in each demo pre-training corpus, which are made where no corpus is named; 0: they have to be named."""
     seed: int = 0
     decoder: Literal["auto", "native", "plain", "dali", "reference"] = "auto"
     """What turns shards into clips in both stages; the probe takes auto."""
     threads: int = 0
     """Decoding threads of each process; 0 means its share of the cores."""
-    precision: str = "auto"
-    """bf16 | no | auto: bf16 on GPUs and on CPUs that compute in it."""
+    precision: Literal["auto", "bf16", "no"] = "auto"
+    """auto: bf16 on GPUs and CPUs that compute in it, else float32, which `no` is everywhere."""
     compile: bool = False
     """torch.compile the models (on CPU this needs a C++ compiler)."""
     log_every: int = 20
@@ -114,6 +115,7 @@ def demo() -> MixedConfig:
         ),
         align_weights=(1.0, 2.0),
         stride=2,
+        demo_clips=1000,
     )
 
 

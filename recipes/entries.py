@@ -42,7 +42,9 @@ class Task:
 
 def open_model(argument: str, vit: ViTConfig) -> Model:
     """The encoder that `[NAME=]PATH` or `scratch` stands for. Raises UserError where it can't be read as one."""
-    name, equals, path = argument.rpartition("=")
+    name, equals, path = argument.partition("=")
+    if not equals or "/" in name:  # a path may hold an =
+        name, path = "", argument
     if path == SCRATCH:
         torch.manual_seed(step_seed(0, "init"))
         encoder = VideoViT(vit)
@@ -53,7 +55,7 @@ def open_model(argument: str, vit: ViTConfig) -> Model:
     except ValueError as error:
         raise UserError(str(error)) from None
     about = {"digest": weights_digest(encoder), "trained_on": training_of(Path(path))}
-    return Model(name if equals else "/".join(Path(path).parts[-2:]), encoder, about)
+    return Model(name or "/".join(Path(path).parts[-2:]), encoder, about)
 
 
 def open_task(prefix: str) -> Task:
@@ -67,14 +69,6 @@ def open_task(prefix: str) -> Task:
             f"{len(val.manifest.classes)} classes{first}); pack both with one list"
         )
     return Task(Path(prefix).name, train, val)
-
-
-def make_accelerator(precision: str) -> Accelerator:
-    """Accelerate in that precision."""
-    if precision == "auto":
-        precision = "bf16" if torch.cuda.is_available() else "no"
-    # Without cpu=True, ranks on a machine with no GPU would each run alone, without a word.
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision)
 
 
 def machine(accelerator: Accelerator) -> dict[str, Any]:

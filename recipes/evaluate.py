@@ -60,9 +60,10 @@ def probe_encoder(
     return Accuracy(name, right.double().mean(dim=0).numpy(), config.seeds)
 
 
-def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], task: str) -> list[dict[str, Any]]:
-    """Rows of `results.json`: each model with Wilson's 95 % interval over the videos, then each model's difference
-    to the first with a paired bootstrap interval. Throughput is over all stages that the model was trained in.
+def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], val: Corpus) -> list[dict[str, Any]]:
+    """Rows of `results.json`: each model with Wilson's 95 % interval over the videos of `val`; then the difference of
+    each to the first, and of PPMA to alignment only, with a paired bootstrap interval in which the videos of one group
+    are drawn together. Throughput is over all stages that the model was trained in.
     """
     rows: list[dict[str, Any]] = []
     for accuracy, reports in accuracies:
@@ -72,7 +73,7 @@ def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], t
         rows.append(
             {
                 "model": accuracy.model,
-                "task": task,
+                "task": val.manifest.name,
                 "protocol": "linear probe",
                 "top1": float(accuracy.correct.mean()),
                 "low": low,
@@ -85,11 +86,14 @@ def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], t
                 "skipped": sum(report.skipped for report in reports),
             }
         )
-    baseline = accuracies[0][0]
-    for (accuracy, _), row in zip(accuracies[1:], rows[1:]):
-        mean, low, high = paired_difference(accuracy.correct, baseline.correct)
-        protocol = "linear probe, paired difference"
-        named = {"model": f"{accuracy.model} - {baseline.model}", "protocol": protocol}
+    of = {accuracy.model: (accuracy, row) for (accuracy, _), row in zip(accuracies, rows)}
+    pairs = [(accuracy.model, accuracies[0][0].model) for accuracy, _ in accuracies[1:]]
+    if "alignment only" in of:
+        pairs.append(("PPMA", "alignment only"))  # what stage 1 adds
+    for model, baseline in pairs:
+        accuracy, row = of[model]
+        mean, low, high = paired_difference(accuracy.correct, of[baseline][0].correct, val.group)
+        named = {"model": f"{model} - {baseline}", "protocol": "linear probe, paired difference"}
         rows.append({**row, **named, "top1": mean, "low": low, "high": high})
     return rows
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -171,17 +172,22 @@ class _Writer:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)
         file.parent.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(file.parent).free
-        if size + videos > free:
+        self._file, self._temporary = file, file.with_name(f".{file.name}.tmp")
+        begin = 8 + len(text)
+        try:
+            with self._temporary.open("wb") as opened:
+                # Blocks are taken now: written through memory, a disk that is full later would kill the process.
+                os.posix_fallocate(opened.fileno(), 0, begin + 8 + size + videos)
+                opened.write(len(text).to_bytes(8, "little") + text)
+        except OSError as error:
+            self._temporary.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            free = shutil.disk_usage(file.parent).free
             raise UserError(
                 f"{file.parent}: {level} of {videos} videos take {size / 1e9:.1f} GB, {free / 1e9:.1f} are free; make "
                 "room, or ask for fewer views"
-            )
-        self._file, self._temporary = file, file.with_name(f".{file.name}.tmp")
-        begin = 8 + len(text)
-        with self._temporary.open("wb") as opened:
-            opened.write(len(text).to_bytes(8, "little") + text)
-            opened.truncate(begin + 8 + size + videos)
+            ) from None
         self._seconds = np.memmap(self._temporary, np.float64, "r+", begin, (1,))
         self.values = np.memmap(self._temporary, kind, "r+", begin + 8, shape)
         self.ok = np.memmap(self._temporary, np.bool_, "r+", begin + 8 + size, (videos,))

@@ -6,18 +6,18 @@ Both are a stage of `train.py`: resumed after a kill, the same on any number of 
 from __future__ import annotations
 
 import shutil
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from understudy.loader import Batch, Clip, ClipLoader, EvalViews, LoaderSource, Views
-from understudy.models.augment import Augment, augment, draw_plan, partners
+from understudy.models.align import mixed_cross_entropy
+from understudy.models.augment import Augment, augment_batch
 from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
 from understudy.models.vit import VideoViT
@@ -31,14 +31,19 @@ SCORES = "scores.safetensors"
 
 @dataclass(frozen=True)
 class FinetuneConfig:
-    """PPMA's fine-tuning, of its released code: batch 32, 30 epochs of which 3.75 warm up, peak rate 2e-3 with a layer
-    decay of 0.75, drop path 0.1, label smoothing 0.1, RandAugment, erasing, mixup and CutMix, no mirroring.
+    """PPMA's fine-tuning, of its released code: batch 32, 30 epochs of which 3.75 warm up, rate from 5e-7 to 2e-3 and
+    back with a layer decay of 0.75, drop path 0.1, label smoothing 0.1, RandAugment, erasing, mixup and CutMix, no
+    mirroring. `start`, `end` and `halved` are those of Stage.
     """
 
     epochs: float = 30
     warmup_epochs: float = 3.75
     batch_size: int = 32
     rate: float = 2e-3
+    start: float = 5e-7
+    end: float = 5e-7
+    halved: bool = False
+    """The rate halves when warm-up ends, as in the released PPMA code."""
     weight_decay: float = 1e-4
     layer_decay: float = 0.75
     drop_path: float = 0.1
@@ -51,12 +56,13 @@ class FinetuneConfig:
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Learning the mixture of two encoders with a linear head: batch 32, 30 epochs, peak 1.6e-2 for both, as PPMA."""
+    """Learning the mixture of two encoders with a linear head: batch 32, 30 epochs, rate 1.6e-2 to 4e-6, as PPMA."""
 
     mixing: Mixing = "tensor"
     epochs: float = 30
     batch_size: int = 32
     rate: float = 1.6e-2
+    end: float = 4e-6
     weight_decay: float = 1e-4
     crop_scale: tuple[float, float] = (0.08, 1.0)
 
@@ -76,6 +82,38 @@ class AverageClassifier(nn.Module):
         return self.head(self.encoder(clips))
 
 
+@dataclass(frozen=True)
+class Finetuned:
+    """Scores of a fine-tuned model: `logits` float32 (videos, classes), averaged over views, and `ok` (videos,); what
+    training says of itself, and the views of the validation videos scored in a second.
+    """
+
+    logits: Tensor
+    ok: Tensor
+    report: StageReport
+    views_per_second: float
+
+
+def finetune_stage(config: FinetuneConfig, videos: int) -> Stage:
+    """The schedule for a corpus of so many videos."""
+    steps = max(1, round(config.epochs * videos / config.batch_size))
+    return Stage(
+        steps=steps,
+        batch_size=config.batch_size,
+        views=1,
+        rate=config.rate,
+        warmup=round(steps * config.warmup_epochs / config.epochs),
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        crop_scale=config.crop_scale,
+        flip=config.flip,
+        start=config.start,
+        end=config.end,
+        halved=config.halved,
+        augment=config.augment,
+    )
+
+
 def finetune(
     accelerator: Accelerator,
     encoder: VideoViT,
@@ -87,8 +125,8 @@ def finetune(
     seed: int,
     out: Path,
     threads: int,
-) -> tuple[Tensor, Tensor, StageReport]:
-    """Fine-tune all weights on `train`; scores of `val` float32 (videos, classes), ok (videos,), and a report.
+) -> Finetuned:
+    """Fine-tune all weights on `train`, and score `val`.
 
     What is done lies in a folder of `out` named by all that decides it, and is not done again.
     """
@@ -104,26 +142,17 @@ def finetune(
     if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
         shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone
     accelerator.wait_for_everyone()
-    steps = max(1, round(config.epochs * len(train) / config.batch_size))
-    stage = Stage(
-        steps=steps,
-        batch_size=config.batch_size,
-        views=1,
-        rate=config.rate,
-        warmup=round(steps * config.warmup_epochs / config.epochs),
-        weight_decay=config.weight_decay,
-        layer_decay=config.layer_decay,
-        crop_scale=config.crop_scale,
-        flip=config.flip,
-    )
-    report = _train(accelerator, name, model, train, clip, stage, config.augment, config.smoothing, seed, out, threads)
+    stage = finetune_stage(config, len(train))
+    report = _train(accelerator, name, model, train, clip, stage, config.smoothing, seed, out, threads)
     if not scores.exists():
+        started = time.perf_counter()
         logits, ok = score(accelerator, model, val, clip, views, threads)
+        speed = len(val) * views.clips * views.crops / (time.perf_counter() - started)
         if accelerator.is_main_process:
-            save_tensors(scores, {"logits": logits, "ok": ok})
+            save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
         accelerator.wait_for_everyone()
     saved = load_file(scores)
-    return saved["logits"], saved["ok"], report
+    return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]))
 
 
 def learn_average(
@@ -147,11 +176,12 @@ def learn_average(
         batch_size=config.batch_size,
         views=1,
         rate=config.rate,
+        end=config.end,
         warmup=0,
         weight_decay=config.weight_decay,
         crop_scale=config.crop_scale,
     )
-    _train(accelerator, name, model, train, clip, stage, Augment(), 0.0, 0, out, threads)
+    _train(accelerator, name, model, train, clip, stage, 0.0, 0, out, threads)
     average.load_state_dict(load_file(out / name / ENCODER))
     return average.merged()
 
@@ -163,26 +193,16 @@ def _train(
     train: Corpus,
     clip: Clip,
     stage: Stage,
-    strength: Augment,
     smoothing: float,
     seed: int,
     out: Path,
     threads: int,
 ) -> StageReport:
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
-        # Drawn for the global batch, of which this rank has a part.
-        rng = np.random.default_rng(generator.initial_seed())
-        plan = draw_plan(stage.batch_size, clip.size, clip.size, strength, rng)
-        clips = augment(batch.clips, plan, accelerator.process_index * len(batch.clips), 1)
-        logits = model(clips).float()
-        losses = F.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
-        weight = batch.ok
-        if plan.mixed:
-            other = partners(len(clips), 1, clips.device)
-            partner = F.cross_entropy(logits, batch.labels[other], reduction="none", label_smoothing=smoothing)
-            losses = plan.share * losses + (1 - plan.share) * partner
-            weight = weight & batch.ok[other]
-        return (losses * weight).mean()
+        clips, other, share = augment_batch(
+            batch.clips, stage.augment, generator, stage.views, accelerator.process_index, accelerator.num_processes
+        )
+        return mixed_cross_entropy(model(clips), batch.labels, batch.ok, smoothing, other, share)
 
     with ClipLoader(
         [LoaderSource(train, 1.0)],

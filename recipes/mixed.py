@@ -6,7 +6,6 @@ humans. What is trained how is a function in `configs.py`; every value can be se
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -20,31 +19,44 @@ from torch import Tensor
 from understudy.models.align import Aligner
 from understudy.models.mae import MaskedAutoencoder
 from understudy.models.vit import VideoViT
+from understudy.recipes.check import check_corpora, check_settings
 from understudy.recipes.configs import MixedConfig, as_released, demo, ppma
 from understudy.recipes.evaluate import Accuracy, probe_encoder, results_rows, results_table
 from understudy.recipes.stages import clip_of, run_stage
-from understudy.recipes.start import claim_output, cores, make_accelerator, open_corpora, threads_of
+from understudy.recipes.start import (
+    check_output,
+    claim_output,
+    cores,
+    make_accelerator,
+    open_corpora,
+    threads_of,
+    told_in_one_line,
+)
 from understudy.recipes.train import ENCODER, StageReport, step_seed
 from understudy.shards.demo import make_demo
-from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 
 
 def main(config: MixedConfig) -> list[dict[str, Any]]:
     """Run the job; returns the rows of `results.json`."""
+    # What is wrong is found before anything is trained, and leaves the output folder to the corrected command.
     accelerator = make_accelerator(config)
+    check_settings(config)
     if accelerator.is_main_process:
-        claim_output(config)
+        check_output(config)
         if not config.mae_corpora:
             make_demo(config.out / "corpora", clips=config.demo_clips, seed=config.seed, workers=cores())
     accelerator.wait_for_everyone()
     corpora = open_corpora(config)
+    check_corpora(config, corpora, accelerator)
+    if accelerator.is_main_process:
+        claim_output(config)
 
     # Stage 1: reconstruct what is masked, on videos without humans.
     torch.manual_seed(step_seed(config.seed, "init"))
     autoencoder = MaskedAutoencoder(config.vit, config.mae)
     scratch = {name: tensor.clone() for name, tensor in autoencoder.encoder.state_dict().items()}
-    stage1 = run_stage(accelerator, "stage1", autoencoder, corpora["mae"], config.mae_weights, config.stage1, config)
+    stage1 = run_stage(accelerator, "stage1", autoencoder, corpora["mae"], config)
     reconstructed = load_file(config.out / "stage1" / ENCODER)
 
     # Stage 2: name what happens, on videos without humans and on synthetic humans, one corpus a batch.
@@ -54,7 +66,7 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
         torch.manual_seed(step_seed(config.seed, "init-align"))
         aligner = Aligner(config.vit, classes, drop_path=config.drop_path, shared_head=config.shared_head)
         aligner.load_encoder(start, fresh_norm=config.fresh_norm)
-        return run_stage(accelerator, name, aligner, corpora["align"], config.align_weights, config.stage2, config)
+        return run_stage(accelerator, name, aligner, corpora["align"], config)
 
     stage2 = align("stage2", reconstructed)
     aligned = load_file(config.out / "stage2" / ENCODER)
@@ -81,7 +93,7 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
             threads=threads_of(config, accelerator),
         )
         accuracies.append((accuracy, reports))
-    rows = results_rows(accuracies, task=corpora["probe"][1].manifest.name)
+    rows = results_rows(accuracies, corpora["probe"][1])
     if accelerator.is_main_process:
         write_atomic(config.out / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
         print(results_table(rows))
@@ -98,11 +110,5 @@ def command_line(arguments: Sequence[str]) -> MixedConfig:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("mixed"):
         main(command_line(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"mixed: {error}")
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        sys.exit("mixed: no space left on the disk; make room and run the same command again, it goes on where it was")

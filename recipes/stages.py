@@ -6,19 +6,17 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
-from understudy.loader.read import ShardReader
 from understudy.models.align import Aligner
-from understudy.models.augment import Augment, augment, draw_plan, partners
+from understudy.models.augment import augment_batch
 from understudy.models.mae import MaskedAutoencoder, draw_masks
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.start import threads_of
-from understudy.recipes.train import Stage, StageReport, step_seed, train_stage
+from understudy.recipes.train import StageReport, step_seed, train_stage
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
@@ -28,22 +26,10 @@ def run_stage(
     name: str,
     module: MaskedAutoencoder | Aligner,
     corpora: Sequence[Corpus],
-    weights: Sequence[float],
-    stage: Stage,
     config: MixedConfig,
 ) -> StageReport:
-    """Train one stage on a mix of corpora, every batch from one of them."""
-    if weights and len(weights) != len(corpora):
-        raise UserError(f"{name}: {len(weights)} weights for {len(corpora)} corpora; name one for each, or none")
-    if isinstance(module, MaskedAutoencoder) and stage.augment != Augment():
-        raise UserError(f"{name}: only stages with labels are augmented; masked autoencoding is its own augmentation")
-    skip_holes = isinstance(module, MaskedAutoencoder) and config.mae.skip_holes
-    if skip_holes and not any(tells_holes(corpus) for corpus in corpora):
-        raise UserError(
-            f"{name}: --mae.skip-holes, but no corpus says where people were; "
-            "pack one with --remove-people --removal.keep-holes"
-        )
-    shares = weights or [len(corpus) for corpus in corpora]
+    """Train one stage on a mix of corpora, every batch from one of them. `name` is stage1 for masked autoencoding."""
+    stage = config.stage1 if name == "stage1" else config.stage2
 
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         # All is drawn for the rows of all ranks, so that it does not depend on how many ranks there are.
@@ -53,41 +39,20 @@ def run_stage(
             drawn = draw_masks(everyone, config.vit.grid, config.mae, generator)
             visible, asked = (index[first : first + rows] for index in drawn)
             return model(batch.clips, visible, asked, batch.ok, batch.holes)
-        rng = np.random.default_rng(generator.initial_seed())
-        plan = draw_plan(everyone, config.vit.size, config.vit.size, stage.augment, rng)
-        clips = augment(batch.clips, plan, first, stage.views)
-        other = partners(rows, stage.views, clips.device) if plan.mixed else None
-        return model(clips, batch.labels, batch.ok, batch.source, config.smoothing, other, plan.share)
+        clips, other, share = augment_batch(
+            batch.clips, stage.augment, generator, stage.views, accelerator.process_index, accelerator.num_processes
+        )
+        return model(clips, batch.labels, batch.ok, batch.source, config.smoothing, other, share)
 
+    # A batch comes from one corpus, so the other corpora's heads get no gradient in that step, on any rank.
+    assert accelerator.ddp_handler is not None
+    accelerator.ddp_handler.find_unused_parameters = isinstance(module, Aligner) and len(module.heads) > 1
     with ExitStack() as closing:
-
-        def open_loader(corpora: Sequence[Corpus], shares: Sequence[float], rows: int) -> ClipLoader:
-            loader = ClipLoader(
-                [LoaderSource(corpus, share) for corpus, share in zip(corpora, shares)],
-                clip_of(config),
-                Views(count=stage.views, scale=stage.crop_scale, flip=stage.flip),
-                batch_size=rows,
-                seed=step_seed(config.seed, name),
-                decoder=config.decoder,
-                device=accelerator.device,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-                threads=threads_of(config, accelerator),
-                allow_changed_corpora=config.allow_changed_corpora,
-                places=config.vit.grid[1] if skip_holes else 0,
-            )
-            return closing.enter_context(loader)
-
-        if stage.blend:
-            rows = blend_rows(shares, stage.batch_size, stage.views)
-            loader = Blend([open_loader([c], [1.0], n) for c, n in zip(corpora, rows)])
-        else:
-            loader = open_loader(corpora, shares, stage.batch_size)
         return train_stage(
             accelerator,
             name,
             module,
-            loader,
+            open_batches(accelerator, name, corpora, config, closing),
             stage,
             loss_of,
             config.out,
@@ -101,10 +66,41 @@ def run_stage(
         )
 
 
-def tells_holes(corpus: Corpus) -> bool:
-    """Whether the first sample says where people were; a packer keeps that for all samples or for none."""
-    cells, _ = ShardReader(corpus).read_holes(0)
-    return cells is not None
+def open_batches(
+    accelerator: Accelerator, name: str, corpora: Sequence[Corpus], config: MixedConfig, closing: ExitStack
+) -> ClipLoader | Blend:
+    """What a stage trains on, for `closing` to close; no thread is started before the first batch is asked for.
+
+    Raises UserError where the stage's batch does not divide among views, ranks or blended corpora.
+    """
+    first = name == "stage1"
+    stage = config.stage1 if first else config.stage2
+    shares = (config.mae_weights if first else config.align_weights) or [len(corpus) for corpus in corpora]
+
+    def open_loader(corpora: Sequence[Corpus], shares: Sequence[float], rows: int) -> ClipLoader:
+        loader = ClipLoader(
+            [LoaderSource(corpus, share) for corpus, share in zip(corpora, shares, strict=True)],
+            clip_of(config),
+            Views(count=stage.views, scale=stage.crop_scale, flip=stage.flip),
+            batch_size=rows,
+            seed=step_seed(config.seed, name),
+            decoder=config.decoder,
+            device=accelerator.device,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+            threads=threads_of(config, accelerator),
+            allow_changed_corpora=config.allow_changed_corpora,
+            places=config.vit.grid[1] if first and config.mae.skip_holes else 0,
+        )
+        return closing.enter_context(loader)
+
+    try:
+        if not stage.blend:
+            return open_loader(corpora, shares, stage.batch_size)
+        rows = blend_rows(shares, stage.batch_size, stage.views)
+        return Blend([open_loader([c], [1.0], n) for c, n in zip(corpora, rows)])
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def clip_of(config: MixedConfig) -> Clip:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
@@ -21,6 +22,7 @@ from understudy.loader import Batch
 from understudy.models.augment import Augment
 from understudy.models.loading import header
 from understudy.models.optim import learning_rate, parameter_groups, update_average
+from understudy.models.randaugment import OPERATIONS
 from understudy.models.vit import ViTConfig
 from understudy.recipes.checkpoint import (
     Checkpoint,
@@ -39,6 +41,7 @@ from understudy.shards.manifest import Corpus
 
 ENCODER = "encoder.safetensors"
 LEDGER = "ledger.json"
+AHEAD = 2  # steps that the host may be ahead of a GPU: fewer batches than those that the loader lets it have (LEAD)
 NO_CLIPS = torch.empty(0, dtype=torch.uint8)
 
 
@@ -78,6 +81,21 @@ class Stage:
                 f"a stage needs at least 1 step, warm-up of 0 or more and an average's decay from 0 to under 1; "
                 f"not {self.steps}, {self.warmup} and {self.ema}"
             )
+        if min(self.rate, self.weight_decay) < 0 or self.layer_decay <= 0 or not all(0 <= b < 1 for b in self.betas):
+            raise UserError(
+                f"a stage needs a rate and weight decay of 0 or more, layer decay above 0 and betas from 0 to under 1; "
+                f"not {self.rate}, {self.weight_decay}, {self.layer_decay} and {self.betas}"
+            )
+        strength, shares = self.augment, (self.augment.probability, self.augment.erasing)
+        if (
+            not 0 <= strength.operations <= len(OPERATIONS)
+            or min(strength.deviation, strength.mixup, strength.cutmix) < 0
+            or not all(0 <= share <= 1 for share in shares)
+        ):
+            raise UserError(
+                f"augment needs 0 to {len(OPERATIONS)} operations, probability and erasing from 0 to 1, and deviation, "
+                f"mixup and cutmix of 0 or more; not {strength}"
+            )
 
     def rate_at(self, step: int) -> float:
         """Learning rate of a step, counted from 0."""
@@ -109,6 +127,26 @@ class StageReport:
 def step_seed(*key: int | str) -> int:
     """A 63-bit seed from a key, so that randomness is a function of the step and nothing has to be saved."""
     return int.from_bytes(hashlib.sha256(repr(key).encode()).digest()[:8], "little") >> 1
+
+
+class Pace:
+    """Holds the host back where a GPU is `AHEAD` steps behind it. It would be held back in the loader otherwise, which
+    makes no batches without end for a GPU that is behind, and the wait would pass for one for clips.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._asked: deque[torch.cuda.Event] = deque()
+
+    def keep(self) -> None:
+        """Called before each step; returns when at most `AHEAD` steps are still to be computed."""
+        if self._device.type != "cuda":
+            return
+        asked = torch.cuda.Event(blocking=True)  # a wait for it leaves the core to decoding
+        asked.record(torch.cuda.current_stream(self._device))
+        self._asked.append(asked)
+        if len(self._asked) > AHEAD:
+            self._asked.popleft().synchronize()
 
 
 class Batches(Protocol):
@@ -192,7 +230,7 @@ def train_stage(
         log.rewind(name, report.steps)
 
     module.train()
-    generator = torch.Generator(accelerator.device)
+    generator, pace = torch.Generator(accelerator.device), Pace(accelerator.device)
     bar = tqdm(
         total=stage.steps,
         initial=report.steps,
@@ -206,6 +244,7 @@ def train_stage(
         taken: list[Batch] = []
         interval, data_seconds = time.perf_counter(), 0.0
         for step in range(first, first + steps):
+            pace.keep()
             for group in prepared.param_groups:
                 group["lr"] = stage.rate_at(step) * group["lr_scale"]
             for part in range(parts):

@@ -11,13 +11,13 @@ OUT/results.json. A config is a function below; every value can be set on the co
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any, Literal
 
 import torch
@@ -25,15 +25,18 @@ import tyro
 from accelerate import Accelerator
 
 from understudy.loader import Clip, EvalViews
-from understudy.models.attentive import AttentiveConfig
+from understudy.models.attentive import AttentiveConfig, AttentiveProbe
 from understudy.models.augment import Augment
+from understudy.models.classify import VideoClassifier
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
-from understudy.recipes.entries import SCRATCH, Model, Task, machine, make_accelerator, open_model, open_task
+from understudy.recipes.check import check_held_out, check_probe
+from understudy.recipes.entries import SCRATCH, Model, Task, machine, open_model, open_task
 from understudy.recipes.features import cache_name, frozen_features, view_count, weights_digest
-from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, learn_average
+from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
+from understudy.recipes.start import cores, make_accelerator, threads_of, told_in_one_line
 from understudy.recipes.table import results_table
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
@@ -75,7 +78,7 @@ class TransferConfig:
     threads: int = 0
     """Decoding threads of each process; 0 means its share of the cores."""
     precision: Literal["auto", "bf16", "no"] = "auto"
-    """auto: bf16 on a GPU, else float32."""
+    """auto: bf16 on GPUs and CPUs that compute in it, else float32, which `no` is everywhere."""
 
 
 def demo() -> TransferConfig:
@@ -108,9 +111,9 @@ def ppma() -> TransferConfig:
 
 def main(config: TransferConfig) -> dict[str, Any]:
     """Run all protocols on all models and tasks; returns what is written to `results.json`."""
-    accelerator = make_accelerator(config.precision)
+    accelerator = make_accelerator(config)
     if accelerator.is_main_process and not config.corpora:
-        make_demo(config.out / "corpora", workers=len(os.sched_getaffinity(0)))
+        make_demo(config.out / "corpora", workers=cores())
     accelerator.wait_for_everyone()
     tasks = [open_task(prefix) for prefix in config.corpora or (str(config.out / "corpora" / "demo-actions"),)]
     check_excluded(config.exclude, [task.val for task in tasks])
@@ -120,6 +123,7 @@ def main(config: TransferConfig) -> dict[str, Any]:
         raise UserError(f"--average takes two checkpoints, not {len(parts)}")
     if len({model.name for model in models}) < len(models):
         raise UserError("two checkpoints have the same name; tell them apart with NAME=PATH")
+    check(config, [*models, *parts], tasks, accelerator.num_processes)
 
     results: dict[str, Any] = {"machine": machine(accelerator), "rows": [], "differences": []}
     for task in tasks:
@@ -141,9 +145,44 @@ def main(config: TransferConfig) -> dict[str, Any]:
     return results
 
 
+def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task], ranks: int) -> None:
+    """Raise UserError for settings that some protocol would refuse only after hours of work on others."""
+    if "linear" in config.protocols:
+        check_probe(config.probe, "--probe")
+    if "attentive" in config.protocols:
+        check_probe(config.attentive, "--attentive")
+    for task in tasks:
+        for protocol, settings in (("linear", config.probe), ("attentive", config.attentive)):
+            if protocol in config.protocols:
+                check_held_out(settings, task.train)
+    for model in models:
+        try:
+            with torch.device("meta"):
+                if "attentive" in config.protocols:
+                    AttentiveProbe(model.encoder.config.width, 1, config.attentive)
+                if "finetune" in config.protocols:
+                    VideoClassifier(model.encoder.config, 1, config.finetune.drop_path)
+        except ValueError as error:
+            raise UserError(f"{model.name}: {error}") from None
+    if len({model.encoder.config for model in models[len(config.checkpoint) :]}) > 1:
+        raise UserError(f"--average {' '.join(config.average)}: encoders of different shapes can't be averaged")
+    batches = {"--finetune": config.finetune} if "finetune" in config.protocols else {}
+    for flag, settings in {**batches, **({"--averaging": config.averaging} if config.average else {})}.items():
+        if settings.epochs <= 0 or settings.batch_size < 1 or settings.batch_size % ranks:
+            raise UserError(
+                f"{flag} needs epochs above 0 and a batch that {ranks} ranks divide, "
+                f"not {settings.epochs} and {settings.batch_size}"
+            )
+    if "finetune" in config.protocols:
+        for task in tasks:
+            finetune_stage(config.finetune, len(task.train))
+        if config.finetune.seeds < 1:
+            raise UserError(f"--finetune.seeds {config.finetune.seeds}: at least 1 is needed")
+
+
 def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
     """One model on one task under one protocol, all its seeds."""
-    threads = config.threads or max(1, len(os.sched_getaffinity(0)) // accelerator.num_processes)
+    threads = threads_of(config, accelerator)
     clip = clip_of(model.encoder.config, config)
     about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
     if protocol == "finetune":
@@ -152,11 +191,12 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
             train_and_score(config.finetune, seed=seed, out=config.out, threads=threads)
             for seed in range(config.finetune.seeds)
         ]
-        seconds = sum(report.seconds for _, _, report in runs)
-        about |= {"rate": config.finetune.rate, "steps": runs[0][2].steps}
-        about |= {"train_samples_per_second": sum(report.samples for _, _, report in runs) / seconds}
-        about |= {"data_share": sum(report.data_seconds for _, _, report in runs) / seconds}
-        return Outcome(model.name, task.name, protocol, torch.stack([r[0] for r in runs]), runs[0][1], about)
+        seconds = sum(run.report.seconds for run in runs)
+        about |= {"rate": config.finetune.rate, "steps": runs[0].report.steps}
+        about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
+        about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
+        about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
+        return Outcome(model.name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
 
     extract = partial(
         frozen_features,
@@ -190,18 +230,9 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
 def average_of(accelerator: Accelerator, parts: Sequence[Model], task: Task, config: TransferConfig) -> Model:
     """The adaptive average of two encoders for a task, as a model like the others."""
     clip = clip_of(parts[0].encoder.config, config)
-    try:
-        merged = learn_average(
-            accelerator,
-            (parts[0].encoder, parts[1].encoder),
-            task.train,
-            clip,
-            config.averaging,
-            config.out,
-            config.threads or max(1, len(os.sched_getaffinity(0)) // accelerator.num_processes),
-        )
-    except ValueError as error:
-        raise UserError(f"--average {' '.join(config.average)}: {error}") from None
+    encoders = (parts[0].encoder, parts[1].encoder)
+    threads = threads_of(config, accelerator)
+    merged = learn_average(accelerator, encoders, task.train, clip, config.averaging, config.out, threads)
     about = {"digest": weights_digest(merged), "average_of": [part.about for part in parts]}
     return Model("adaptive average", merged, about)
 
@@ -225,7 +256,5 @@ def command_line(arguments: Sequence[str]) -> TransferConfig:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("transfer"):
         main(command_line(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(f"transfer: {error}")

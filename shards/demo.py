@@ -95,6 +95,8 @@ def make_demo(out: Path, clips: int = 1000, seed: int = 0, workers: int | None =
     """
     if workers is None:
         workers = len(os.sched_getaffinity(0))
+    if workers < 0:
+        raise UserError(f"{workers} workers: say at least 1, or 0 to draw in this process")
     if clips < 1:
         raise UserError(f"{clips} clips is not a corpus; ask for at least 1")
     if seed < 0:

@@ -7,12 +7,11 @@ Holds no metadata but what a decoder needs. Tars and `KEY.json` are `pack.py`'s,
 # pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false
 from __future__ import annotations
 
-import tempfile
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import av
@@ -100,26 +99,28 @@ def _encode_h264(
     frames: Iterator[NDArray[np.uint8]], width: int, height: int, fps: float, quality: int
 ) -> tuple[dict[str, bytes], int]:
     count = 0
-    # A file, as moving the index to the front reads back what was written.
-    with tempfile.TemporaryDirectory(prefix="understudy-") as folder:
-        path = Path(folder) / "clip.mp4"
-        options = {
-            "movflags": "+faststart",
-            "fflags": "+bitexact",  # no encoder name, no dates
-            "empty_hdlr_name": "1",
-            "use_editlist": "0",
-        }
-        with av.open(str(path), "w", format="mp4", options=options) as container:
-            stream = _h264_stream(container, width, height, fps, quality)
-            # NAL units of type 6 are SEI: x264 writes its settings there, and captions would be there too.
-            without_sei = av.BitStreamFilterContext("filter_units=remove_types=6", stream)
+    file = io.BytesIO()
+    options = {
+        "movflags": "+faststart",
+        "fflags": "+bitexact",  # no encoder name, no dates
+        "empty_hdlr_name": "1",
+        "use_editlist": "0",
+    }
 
-            for frame in frames:
-                _write(container, without_sei, stream.encode(_to_yuv(frame, count)))
-                count += 1
-            _write(container, without_sei, stream.encode(None))
-            container.mux(without_sei.filter(None))
-        return {"mp4": path.read_bytes()}, count
+    def read_back(*_: Any) -> io.BytesIO:
+        return io.BytesIO(file.getvalue())  # to move the index to the front
+
+    with av.open(file, "w", format="mp4", options=options, io_open=read_back) as container:
+        stream = _h264_stream(container, width, height, fps, quality)
+        # NAL units of type 6 are SEI: x264 writes its settings there, and captions would be there too.
+        without_sei = av.BitStreamFilterContext("filter_units=remove_types=6", stream)
+
+        for frame in frames:
+            _write(container, without_sei, stream.encode(_to_yuv(frame, count)))
+            count += 1
+        _write(container, without_sei, stream.encode(None))
+        container.mux(without_sei.filter(None))
+    return {"mp4": file.getvalue()}, count
 
 
 def _write(container: OutputContainer, without_sei: av.BitStreamFilterContext, packets: list[Packet[Stream]]) -> None:

@@ -45,7 +45,10 @@ def read_holes(sidecar: bytes, frames: int, width: int, height: int) -> NDArray[
 
     Raises ValueError where it is damaged or does not fit the video.
     """
-    body: Any = json.loads(sidecar)
+    try:
+        body: Any = json.loads(sidecar)
+    except RecursionError:
+        raise ValueError("damaged (nested too deep)") from None
     removal: Any = cast("dict[str, Any]", body).get("removal") if isinstance(body, dict) else None
     if not isinstance(removal, dict) or RECORD not in removal:
         return None

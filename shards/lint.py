@@ -214,7 +214,7 @@ def _lint_sidecar(manifest: Manifest, row: Sample, data: bytes) -> Iterator[str]
     try:
         body = cast("dict[str, Any]", json.loads(data))
         extra = sorted(body.keys() - expected.keys())
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         yield "its json is no JSON object"
         return
     if extra:

@@ -10,8 +10,10 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -226,12 +228,16 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
 
 def decode_samples(data: bytes) -> list[Sample]:
     """The inverse of `encode_samples`. Raises ValueError, KeyError or zstandard.ZstdError on damaged bytes."""
+    return [sample_from_row(row) for row in _rows(data)]
+
+
+def _rows(data: bytes) -> Iterator[dict[str, Any]]:
+    """The rows of `samples.jsonl.zst`, one at a time. Raises ValueError or zstandard.ZstdError on damaged bytes."""
     if not data:
         raise ValueError("empty")  # on which the decompressor would wait for ever
     with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-        text = io.TextIOWrapper(reader, encoding="utf-8")
-        rows = [cast("dict[str, Any]", json.loads(line)) for line in text]
-    return [sample_from_row(row) for row in rows]
+        for line in io.TextIOWrapper(reader, encoding="utf-8"):
+            yield json.loads(line)
 
 
 def sample_from_row(row: dict[str, Any]) -> Sample:
@@ -313,35 +319,65 @@ class Corpus:
         cache = None if isinstance(root, Path) else cache or default_cache()
         manifest = Manifest.load(root)
         data = _read_samples(root, manifest, cache)
-        samples = decode_samples(data)
-        if len(samples) != manifest.nsamples:
+        try:
+            keys, numbers, group = _columns(data, MEMBERS[manifest.codec])
+        except (KeyError, TypeError, ValueError, OverflowError, zstandard.ZstdError) as error:
+            raise UserError(f"{root / SAMPLES}: not a sample table ({error!r}); repack the corpus") from None
+        if len(keys) != manifest.nsamples:
             raise UserError(
-                f"{root / SAMPLES}: {len(samples)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
+                f"{root / SAMPLES}: {len(keys)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
             )
-        payload = [ext for ext in MEMBERS[manifest.codec] if ext != "json"]
-
-        def column(name: str, dtype: type) -> NDArray[Any]:
-            values = [getattr(sample, name) for sample in samples]
-            return cast("NDArray[Any]", np.array(values, dtype=dtype))
-
+        shard, row, label, frames, width, height, checksum = numbers[:, : len(_NUMBERS)].T
+        places = numbers[:, len(_NUMBERS) :].reshape(len(keys), len(MEMBERS[manifest.codec]), 2)
         return Corpus(
             root=root,
             cache=cache,
             manifest=manifest,
-            keys=tuple(sample.key for sample in samples),
-            shard=column("shard", np.int32),
-            row=column("row", np.int32),
-            label=column("label", np.int64),
-            frames=column("frames", np.int32),
-            width=column("width", np.int32),
-            height=column("height", np.int32),
-            spans=np.array([[s.members[ext] for ext in payload] for s in samples], np.int64).reshape(
-                len(samples), len(payload), 2
-            ),
-            sidecars=np.array([s.members["json"] for s in samples], np.int64).reshape(len(samples), 2),
-            crc32c=column("crc32c", np.uint32),
-            group=np.unique([sample.group or sample.key for sample in samples], return_inverse=True)[1],
+            keys=keys,
+            shard=shard.astype(np.int32),
+            row=row.astype(np.int32),
+            label=label.copy(),
+            frames=frames.astype(np.int32),
+            width=width.astype(np.int32),
+            height=height.astype(np.int32),
+            spans=places[:, 1:].copy(),
+            sidecars=places[:, 0].copy(),
+            crc32c=checksum.astype(np.uint32),
+            group=group,
         )
+
+
+_NUMBERS = ("shard", "row", "label", "frames", "width", "height", "crc32c")
+_LARGEST = np.array([2**31 - 1, 2**31 - 1, 2**63 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1, 2**32 - 1])  # in their columns
+
+
+def _columns(data: bytes, members: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+    """The keys, the numbers of _NUMBERS and (offset, size) of each of `members` side by side, and the groups.
+
+    Holds no object a row but the key: of large corpora these would take hundreds of megabytes. Raises KeyError,
+    TypeError, ValueError, OverflowError or zstandard.ZstdError on damaged bytes.
+    """
+    numbers_of = itemgetter(*_NUMBERS)
+    keys: list[str] = []
+    flat = array("q")
+    numbered: dict[str, int] = {}  # groups, as they come
+    groups = array("q")
+    for row in _rows(data):
+        flat.extend(numbers_of(row))
+        spans = row["members"]
+        for member in members:
+            offset, size = spans[member]
+            flat.append(offset)
+            flat.append(size)
+        key = row["key"]
+        keys.append(key)
+        groups.append(numbered.setdefault(row.get("group") or key, len(numbered)))
+    numbers = np.frombuffer(flat, np.int64).reshape(len(keys), len(_NUMBERS) + 2 * len(members))
+    if (numbers < 0).any() or (numbers[:, : len(_NUMBERS)] > _LARGEST).any():
+        raise ValueError("a number out of range")
+    place = np.empty(len(numbered), np.int64)  # of each in the order of their names
+    place[[numbered[name] for name in sorted(numbered)]] = np.arange(len(numbered))
+    return tuple(keys), numbers, place[np.frombuffer(groups, np.int64)]
 
 
 def _read_samples(root: Address, manifest: Manifest, cache: Cache | None) -> bytes:

@@ -117,9 +117,9 @@ def remember(work: Path, plan: Plan, out: Path) -> None:
         write_atomic(path, json.dumps(now, indent=1).encode())
         return
     keyed = {"classes", "sources", "secret"}
-    differing = [name for name in now if begun.get(name) != now[name]]
+    differing = [name for name in {**now, **begun} if begun.get(name) != now.get(name)]
     if differing:
-        told = [f"other {n}" if n in keyed else f"{n} {begun.get(n)} then and {now[n]} now" for n in differing]
+        told = [f"other {n}" if n in keyed else f"{n} {begun.get(n)} then and {now.get(n)} now" for n in differing]
         raise UserError(
             f"{out}: an unfinished corpus with other settings lies there ({', '.join(told)}); "
             "use the settings it was begun with, give another OUT, or delete it"

@@ -56,6 +56,8 @@ def preview(root: Address, out: Path, *, rows: int, columns: int, height: int, s
         raise UserError(f"{out.parent}: no such folder for the preview; make it first")
     if rows < 1 or columns < 1 or not 16 <= height <= 2048:
         raise UserError("a preview needs at least 1 row, 1 column, and a height from 16 to 2048 pixels")
+    if seed < 0:
+        raise UserError(f"seed {seed}: say 0 or more")
     corpus = Corpus.open(root)
     manifest = corpus.manifest
     as_picture = out.suffix.lower() == ".png"

@@ -51,15 +51,28 @@ def pack_into_bucket(
     if there is not None:
         if there.plan != keyed_digest(config.secret, make_plan(sources, read, config)):
             raise UserError(f"{remote}: another corpus lies there; give another OUT, or delete it")
+        _finish(work, there)
         return there
     manifest = pack(
         sources, read, work, config, workers=workers, engine=engine, progress=progress, patience_s=patience_s
     )
     publish(work, remote, progress=progress)
-    if manifest.refused:
-        (work / REFUSED).replace(refused_list(work))
-    shutil.rmtree(work)
+    _finish(work, manifest)
     return manifest
+
+
+def _finish(work: Path, published: Manifest) -> None:
+    """Leave nothing of `work` but the list of what was refused, where it holds what was `published`; run again, it goes
+    on.
+    """
+    if not (work / MANIFEST).exists() or Manifest.load(work).digest != published.digest:
+        return  # gone already, or not ours
+    if published.refused and (work / REFUSED).exists():
+        (work / REFUSED).replace(refused_list(work))
+    for path in work.iterdir():
+        if path.name != MANIFEST:  # the last to go, as the folder is known by it
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(work)
 
 
 def refused_list(work: Path) -> Path:

@@ -66,22 +66,32 @@ def parse_address(text: str | Path | Remote) -> Address:
     if not mark or not re.fullmatch("[A-Za-z][A-Za-z0-9+.-]*", scheme):
         return Path(text)
     scheme = scheme.lower()
-    if scheme == "gs":
-        raise UserError(
-            f"{text}: Google Cloud Storage is read through its S3 interface; use s3://{rest} "
-            "with AWS_ENDPOINT_URL=https://storage.googleapis.com and an HMAC key"
-        )
-    if scheme not in ("s3", "http", "https"):
-        raise UserError(f"{text}: no way to read {scheme}://; use a folder, s3://bucket/prefix or https://host/path")
-    parts = urlsplit(f"{scheme}://{rest}")
-    bare = f"{scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
-    if parts.query or parts.fragment or "@" in parts.netloc:
+    rest = re.sub("[\t\r\n]", "", rest)  # as urlsplit does
+    whole = re.split("[?#]", rest, maxsplit=1)[0].rstrip("/")
+    try:
+        parts = urlsplit(f"{scheme}://{whole}")
+        sound = parts.port is None or scheme != "s3"
+    except ValueError:  # of the host, the port or the brackets around an address
+        sound = False
+    # Before anything is said of it: what stands before @, even with a slash in it, or after ? may be a password.
+    secretive = "@" in whole and (not sound or "@" in whole.partition("/")[0])
+    bare = f"{scheme}://{whole.rpartition('@')[2] if secretive else whole}"
+    if secretive or "?" in rest or "#" in rest:
         raise UserError(
             f"{bare}: leave out what stands before @ and after ?, the address is logged and seen by all; "
             "credentials come from the environment or ~/.aws"
         )
-    if not parts.netloc:
+    if scheme == "gs":
+        raise UserError(
+            f"{bare}: Google Cloud Storage is read through its S3 interface; use s3://{whole} "
+            "with AWS_ENDPOINT_URL=https://storage.googleapis.com and an HMAC key"
+        )
+    if scheme not in ("s3", "http", "https"):
+        raise UserError(f"{bare}: no way to read {scheme}://; use a folder, s3://bucket/prefix or https://host/path")
+    if whole.startswith("/") or not whole:
         raise UserError(f"{bare}: names no {'bucket' if scheme == 's3' else 'host'}; use s3://bucket/prefix")
+    if not sound:
+        raise UserError(f"{bare}: not an address; use s3://bucket/prefix or https://host/path")
     return Remote(bare)
 
 

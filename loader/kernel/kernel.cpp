@@ -159,33 +159,38 @@ const Simd& variant_at(int variant) {
   return **variants;
 }
 
-void decode_clips(const UnderstudyClip* clips, int64_t n, const Shape& shape, const Simd& simd, uint8_t* out,
-                  int32_t* reasons) {
+void decode_clips(const UnderstudyClip* clips, int64_t n, const Shape& shape, const Simd& simd, int threads,
+                  uint8_t* out, int32_t* reasons) {
   const Colour colour = make_colour(0.299, 0.114, true);
   Pool& pool = Pool::instance();
   // Whole clips are the cheapest to work on; parts of them share out better, where there are few clips for each thread.
-  const int64_t wanted = pool.has_room() ? 8 * Pool::threads() : 1;
+  const int64_t wanted = pool.has_room(threads) ? 8 * std::min(threads, Pool::threads()) : 1;
   const int parts = static_cast<int>(std::clamp<int64_t>((wanted + n - 1) / n, 1, std::max(1, shape.frames / 4)));
 
-  // By part, so that which reason is told does not depend on which thread came first.
+  // By part, and a part is only left out after one before it failed: the first one's reason is told, whichever thread
+  // came first.
   std::vector<Reason> results(static_cast<size_t>(n * parts), Reason::kNone);
-  std::vector<std::atomic<bool>> failed(static_cast<size_t>(n));
+  std::vector<std::atomic<int>> failed(static_cast<size_t>(n));  // the first part that did; -1: none of it can be used
   for (int64_t i = 0; i < n; i++) {
     results[static_cast<size_t>(i * parts)] = check_clip(clips[i], shape);
-    failed[static_cast<size_t>(i)] = results[static_cast<size_t>(i * parts)] != Reason::kNone;
+    failed[static_cast<size_t>(i)] = results[static_cast<size_t>(i * parts)] != Reason::kNone ? -1 : parts;
   }
-  pool.run(n * parts, [&](int64_t item, Scratch& scratch) {
+  pool.run(n * parts, threads, [&](int64_t item, Scratch& scratch) {
     const int64_t i = item / parts;
-    if (failed[static_cast<size_t>(i)]) return;
+    const int part = static_cast<int>(item % parts);
+    std::atomic<int>& first = failed[static_cast<size_t>(i)];
+    if (first < part) return;
     Reason& result = results[static_cast<size_t>(item)];
     try {
-      result = decode_part(clips[i], shape, static_cast<int>(item % parts), parts, simd, colour, scratch,
+      result = decode_part(clips[i], shape, part, parts, simd, colour, scratch,
                            out + i * shape.clip());
     } catch (const std::exception&) {
       result = Reason::kMemory;
     }
     finish_stores();
-    if (result != Reason::kNone) failed[static_cast<size_t>(i)] = true;
+    if (result == Reason::kNone) return;
+    for (int known = first; part < known && !first.compare_exchange_weak(known, part);) {
+    }
   });
   for (int64_t i = 0; i < n; i++) {
     const auto begin = results.begin() + i * parts;
@@ -262,13 +267,14 @@ const char* understudy_reason(int32_t reason) {
 void understudy_set_threads(int32_t threads) { understudy::Pool::set_threads(threads); }
 
 void understudy_decode_clips(const UnderstudyClip* clips, int64_t n, int32_t views, int32_t frames, int32_t size,
-                             int32_t variant, uint8_t* out, int32_t* reasons) {
+                             int32_t variant, int32_t threads, uint8_t* out, int32_t* reasons) {
   const Shape shape{views, frames, size};
   if (n < 1) return;
   std::fill(reasons, reasons + n, 0);
   if (shape.empty()) return;
   try {
-    understudy::decode_clips(clips, n, shape, understudy::variant_at(variant), out, reasons);
+    understudy::decode_clips(clips, n, shape, understudy::variant_at(variant), threads > 0 ? threads : INT32_MAX,
+                             out, reasons);
   } catch (const std::exception&) {
     std::fill(reasons, reasons + n, static_cast<int32_t>(Reason::kMemory));
     std::memset(out, 0, static_cast<size_t>(n * shape.clip()));
@@ -290,7 +296,7 @@ int32_t understudy_crop_frames(const UnderstudyFrame* decoded, int32_t held, con
     understudy::finish_stores();
   };
   try {
-    understudy::Pool::instance().run(1, work);
+    understudy::Pool::instance().run(1, 1, work);
   } catch (const std::exception&) {
   }
   if (reason != Reason::kNone) std::memset(out, 0, static_cast<size_t>(shape.clip()));

@@ -10,7 +10,7 @@
 #define UNDERSTUDY_EXPORT extern "C"
 #endif
 
-constexpr int32_t kAbiVersion = 1;
+constexpr int32_t kAbiVersion = 2;
 
 // One clip out of a sample of concatenated JPEGs. `frames` has T indices, `crops` K boxes (x, y, width, height), `flips`
 // K bytes. `offsets` are little-endian int64, not necessarily aligned.
@@ -52,9 +52,11 @@ UNDERSTUDY_EXPORT const char* understudy_reason(int32_t reason);
 UNDERSTUDY_EXPORT void understudy_set_threads(int32_t threads);
 
 // Decodes `n` clips into `out`, uint8 (n, views, 3, frames, size, size), and tells for each in `reasons` 0 or why its part
-// of `out` is zeros.
+// of `out` is zeros. Other threads help while fewer than `threads` decode clips, for this call or another; 0 for as many
+// as there may be.
 UNDERSTUDY_EXPORT void understudy_decode_clips(const UnderstudyClip* clips, int64_t n, int32_t views, int32_t frames,
-                                               int32_t size, int32_t variant, uint8_t* out, int32_t* reasons);
+                                               int32_t size, int32_t variant, int32_t threads, uint8_t* out,
+                                               int32_t* reasons);
 
 // The crops of one clip out of `held` decoded frames: frame t of the clip is number places[t] of them. `out` is uint8
 // (views, 3, frames, size, size). Returns 0 or why it is zeros.

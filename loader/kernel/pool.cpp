@@ -43,20 +43,21 @@ int Pool::threads() {
   return limit ? limit : by_default;
 }
 
-bool Pool::has_room() {
+bool Pool::has_room(int limit) {
   const std::lock_guard<std::mutex> lock(mutex_);
-  return working_ + 1 < threads();
+  return working_ + 1 < std::min(limit, threads());
 }
 
-void Pool::run(int64_t items, const std::function<void(int64_t, Scratch&)>& work) {
-  Batch batch{work, items};
+void Pool::run(int64_t items, int limit, const std::function<void(int64_t, Scratch&)>& work) {
+  Batch batch{work, items, limit};
   std::unique_lock<std::mutex> lock(mutex_);
   std::unique_ptr<Scratch> scratch = take_scratch();
   if (items > 1) {
     batches_.push_back(&batch);
-    start_helpers();
+    const int most = std::min(limit, threads()), room = most - working_;
+    start_helpers(most - 1);
     // Not more than can work: where callers keep all threads busy, waking a helper would only cost time.
-    for (int64_t i = 0; i < std::min<int64_t>(items, threads() - working_) - 1; i++) wanted_.notify_one();
+    for (int64_t i = 0; i < std::min<int64_t>(items, room) - 1; i++) wanted_.notify_one();
   }
   drain(batch, std::move(scratch), lock);
   if (items > 1) {
@@ -74,13 +75,13 @@ std::unique_ptr<Scratch> Pool::take_scratch() {
   return scratch;
 }
 
-void Pool::start_helpers() {
+void Pool::start_helpers(int helpers) {
   // Signals are for the threads that the program knows of.
   sigset_t all, before;
   sigfillset(&all);
   pthread_sigmask(SIG_SETMASK, &all, &before);
   try {
-    for (; started_ < threads() - 1; started_++) std::thread([this] { help(); }).detach();
+    for (; started_ < helpers; started_++) std::thread([this] { help(); }).detach();
   } catch (const std::exception&) {
     // No more threads, or memory for them, are to be had; those that there are do the work.
   }
@@ -93,7 +94,8 @@ void Pool::help() {
     Batch* batch = nullptr;
     wanted_.wait(lock, [&] {
       if (working_ >= threads()) return false;
-      const auto found = std::find_if(batches_.begin(), batches_.end(), [](Batch* b) { return b->has_more(); });
+      const auto found = std::find_if(batches_.begin(), batches_.end(),
+                                      [&](Batch* b) { return b->has_more() && working_ < b->limit; });
       if (found == batches_.end()) return false;
       batch = *found;
       return true;

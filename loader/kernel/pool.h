@@ -31,17 +31,19 @@ class Pool {
   // processor that this process may use. A forked child keeps the number.
   static void set_threads(int threads);
   static int threads();
-  // Whether another thread could work now.
-  bool has_room();
+  // Whether another thread could work now, where at most `limit` may.
+  bool has_room(int limit);
 
   // Calls `work` once for each item in [0, items), in any order, on this thread and others, and returns when all is
-  // done. `work` must not throw. Any number of threads may call it at once. Throws only before any work.
-  void run(int64_t items, const std::function<void(int64_t item, Scratch& scratch)>& work);
+  // done. Others only come while fewer than `limit` threads work, for this call or another. `work` must not throw. Any
+  // number of threads may call it at once. Throws only before any work.
+  void run(int64_t items, int limit, const std::function<void(int64_t item, Scratch& scratch)>& work);
 
  private:
   struct Batch {
     const std::function<void(int64_t, Scratch&)>& work;
     const int64_t items;
+    const int limit;
     std::atomic<int64_t> next{0};
     int helpers = 0;  // under mutex_
 
@@ -50,7 +52,7 @@ class Pool {
 
   Pool() = default;
   std::unique_ptr<Scratch> take_scratch();
-  void start_helpers();
+  void start_helpers(int helpers);
   void help();
   void drain(Batch& batch, std::unique_ptr<Scratch> scratch, std::unique_lock<std::mutex>& lock);
 

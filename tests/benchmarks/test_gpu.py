@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,13 @@ from gpu_steps import Preset, Trainer, clip_flops
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from understudy.loader import Batch, ClipLoader
 from understudy.loader.request import BatchDecoder
+from understudy.models.augment import Augment
 from understudy.models.mae import MAEConfig
 from understudy.models.vit import BASE, ViTConfig
+from understudy.recipes.configs import ppma
+from understudy.recipes.stages import run_stage
 from understudy.shards.encode import encode
 from understudy.shards.manifest import Corpus
 from understudy.shards.sources import Source
@@ -54,10 +59,32 @@ def run(out: Path, packed: list[str], *options: str) -> tuple[dict[str, Any], di
 def test_flops_are_those_that_pytorch_counts(stage: gpu_steps.StageName) -> None:
     preset = replace(TINY.preset, rows=3)
     trainer = Trainer(stage, preset, CPU)
+    assert trainer.strength == (ppma().stage2.augment if stage == "stage2" else Augment())
     batch = gpu_steps.still_batch(preset, CPU, 3)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         trainer.step(batch)
     assert counted.get_total_flops() == pytest.approx(3 * clip_flops(stage, VIT, preset.mae), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", gpu.STAGES)
+def test_a_step_is_the_products(
+    name: gpu_steps.StageName, packed: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # One step of recipes/stages.py on a model, and of the benchmark on its twin and the batch that was taken there.
+    trainer = Trainer(name, TINY.preset, CPU)
+    twin = copy.deepcopy(trainer.module)
+    config = replace(ppma(), vit=VIT, mae=TINY.preset.mae, out=tmp_path, seed=gpu_steps.SEED, log_every=1, save_every=1)
+    one_step = {s: replace(getattr(config, s), batch_size=8, views=1, steps=1, warmup=0) for s in gpu.STAGES}
+    batches: list[Batch] = []
+    take = ClipLoader.__next__
+
+    def keep(loader: ClipLoader) -> Batch:
+        batches.append(take(loader))
+        return batches[-1]
+
+    monkeypatch.setattr(ClipLoader, "__next__", keep)
+    report = run_stage(trainer.accelerator, name, twin, [Corpus.open(packed[0])], replace(config, **one_step))
+    assert trainer.step(batches[0]).item() == pytest.approx(report.final_loss, rel=1e-6)
 
 
 def test_flops_of_the_base_preset() -> None:
@@ -86,6 +113,9 @@ def test_every_section_rehearses_on_a_cpu(
             assert row["value"] is not None, name
     assert rows["dali, mjpeg: mean difference"]["details"]["agrees"]
     assert rows["dali, mjpeg: a bad sample is harmless"]["value"] is True
+    cost = rows["stage2: a step with augmentation over one without"]
+    assert cost["value"] == pytest.approx(cost["details"]["augmented_ms"] / cost["details"]["without_ms"])
+    assert cost["details"]["augment"] == asdict(ppma().stage2.augment)
     assert rows["loader, dali, mjpeg, K=4"]["details"]["cpu_ms_per_clip"] > 0
     step = rows["stage1, auto, mjpeg, K=4: with the loader over cached"]
     assert step["value"] == pytest.approx(step["details"]["real_ms"] / step["details"]["cached_ms"])

@@ -88,12 +88,37 @@ def test_errors_are_one_line_and_status_2(
         (("lint", tmp_path / "empty"), "no manifest.json"),
         (("info", tmp_path / "nowhere"), "check the path"),
         (("preview", tmp_path / "empty", tmp_path / "sheet.png"), "no manifest.json"),
+        (("preview", tmp_path / "empty", tmp_path / "sheet.png", "--seed", "-1"), "seed -1: say 0 or more"),
+        (("demo", out, "--workers", "-1"), "-1 workers: say at least 1"),
+        *(
+            (("profile", tmp_path / "empty", *map(str, arguments)), says)
+            for arguments, says in [
+                (("--threads", -1), "--threads -1: say at least 1, or 0"),
+                (("--seconds", -1), "--seconds -1: say more than 0"),
+                (("--seconds", "nan"), "--seconds nan: say more than 0"),
+                (("--frames", 0), "--frames 0: say at least 1"),
+                (("--batch-size", -4), "--batch-size -4: say at least 1"),
+                (("--device", "foo"), "--device foo: say auto, cpu or cuda"),
+                (("--out", tmp_path / "no" / "x.json"), "no such folder for x.json"),
+                (("--trace", tmp_path), "is a folder; give a file"),
+            ]
+        ),
     ]:
         assert main(monkeypatch, *arguments) == 2, arguments
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.startswith("understudy: ") and says in captured.err
         assert captured.err.count("\n") == 1
         assert not out.exists()
+
+
+def test_a_gpu_that_is_not_there_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(monkeypatch, "profile", tmp_path, "--device", "cuda") == 2
+    assert capsys.readouterr().err.startswith("understudy: --device cuda: no GPU")
 
 
 def test_kind_has_to_be_said(tmp_path: Path) -> None:

@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from faults import FaultServer
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from webdataset.compat import WebDataset
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
+from understudy.loader.read import ShardReader
 from understudy.loader.views import hole_shares
+from understudy.shards.cache import Cache
 from understudy.shards.holes import CELL, holes_of, holes_record, read_holes
 from understudy.shards.kinds import Codec
 from understudy.shards.lint import lint
@@ -112,6 +115,67 @@ def test_a_damaged_record_spoils_its_sample_alone(tmp_path: Path) -> None:
         assert batch.holes is not None
         bad = batch.ids == 0
         assert torch.equal(batch.ok, ~bad) and not batch.clips[bad].any() and not batch.holes[bad].any()
+
+
+def rot(path: Path, corpus: Corpus, sample: int, found: bytes, put: bytes) -> None:
+    """Write `put` over the first `found` in the JSON of `sample`, in the shard that lies at `path`."""
+    offset, size = corpus.sidecars[sample].tolist()
+    with path.open("r+b") as shard:
+        shard.seek(offset)
+        place = shard.read(size).index(found)
+        shard.seek(offset + place)
+        shard.write(put)
+
+
+DAMAGES = {"a key": (b'"holes', b'"holfs'), "the json": (b"{", b"["), "the cells": (b'"bits":"eN', b'"bits":"AA')}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("sample", [0, 5])
+def test_damage_anywhere_is_not_taken_for_nothing_to_say(tmp_path: Path, damage: str, sample: int) -> None:
+    corpus = corpus_of(tmp_path / "told")
+    rot(corpus.shard_path(int(corpus.shard[sample])), corpus, sample, *DAMAGES[damage])
+    reader = ShardReader(corpus)
+    for i in [*range(len(corpus)), sample]:
+        cells, reason = reader.read_holes(i)
+        assert (cells is None) == (i == sample)
+        assert reason == (None if i != sample else "holes: missing" if damage == "a key" else "holes: damaged")
+    assert reader.tells_holes()
+
+
+def test_a_corpus_in_which_nothing_can_be_read_is_not_said_to_be_silent(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path / "told")
+    for sample in range(len(corpus)):
+        rot(corpus.shard_path(int(corpus.shard[sample])), corpus, sample, b"{", b"[")
+    assert ShardReader(corpus).tells_holes()
+    assert ShardReader(corpus).read_holes(3) == (None, "holes: damaged")
+
+
+def test_a_silent_corpus_is_known_by_one_good_sample(tmp_path: Path) -> None:
+    corpus = corpus_of(tmp_path / "silent", told=False)
+    rot(corpus.shard_path(0), corpus, 0, b"{", b"[")
+    reader = ShardReader(corpus)
+    assert not reader.tells_holes()
+    assert reader.read_holes(0) == reader.read_holes(1) == (None, None)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_rots_in_the_cache_is_fetched_again(tmp_path: Path, damage: str) -> None:
+    local = corpus_of(tmp_path / "told")
+    with FaultServer(tmp_path) as server:
+        corpus = Corpus.open(f"{server.address}/told", Cache(tmp_path / "cache", 10**9))
+        expected = [ShardReader(corpus).read_holes(i)[0] for i in range(len(corpus))]
+        for sample in (0, 2):
+            rot(tmp_path / "cache" / corpus.shard_blob(0).sha256, local, sample, *DAMAGES[damage])
+        reader = ShardReader(corpus)
+        for sample, right in enumerate(expected):
+            cells, reason = reader.read_holes(sample)
+            assert reason is None and cells is not None and right is not None and np.array_equal(cells, right)
+
+
+def test_json_nested_too_deep_is_damage() -> None:
+    with pytest.raises(ValueError, match="damaged"):
+        read_holes(b"[" * 10**6, 1, 16, 16)
 
 
 @given(st.integers(1, 5), st.integers(1, 40), st.integers(1, 40), st.integers(0, 2**32))

@@ -17,6 +17,7 @@ from understudy.loader.reference import decode_reference
 from understudy.loader.request import Request
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from seeds import jpegs, picture
@@ -211,6 +212,66 @@ def test_threads_and_callers_change_nothing() -> None:
             caller.join()
         for ours in results:
             np.testing.assert_array_equal(ours, expected)
+    finally:
+        set_threads(len(os.sched_getaffinity(0)))
+
+
+def in_fresh_process(script: str) -> None:
+    """Run `script` where the kernel has no threads yet; it may use `helpers()`, how many there are."""
+    head = f"""
+import sys, threading
+from pathlib import Path
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+from test_native import decode, decode_native, mjpeg, moving, set_threads
+set_threads(6)
+def helpers():
+    known = {{thread.native_id for thread in threading.enumerate()}}
+    return len({{int(path.name) for path in Path("/proc/self/task").iterdir()}} - known - before)
+before = set()
+import torch, numpy as np
+before = {{int(path.name) for path in Path("/proc/self/task").iterdir()}}
+"""
+    done = subprocess.run([sys.executable, "-c", head + script], check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_call_keeps_to_its_threads() -> None:
+    in_fresh_process("""
+requests = [mjpeg(moving(96, 64, 16))] * 8
+expected, _ = decode(*requests, size=32, decoder=lambda *a: decode_native(*a, threads=1))
+assert helpers() == 0
+for threads, started in [(3, 2), (2, 2), (50, 5), (0, 5)]:
+    for _ in range(5):
+        ours, reasons = decode(*requests, size=32, decoder=lambda *a: decode_native(*a, threads=threads))
+        assert reasons == [None] * 8 and (ours == expected).all()
+    assert helpers() == started, (threads, helpers())
+""")
+
+
+def test_a_loader_has_the_kernel_keep_to_its_threads(corpus: Corpus) -> None:
+    in_fresh_process(f"""
+from understudy.loader import Clip, ClipLoader, EvalLoader, EvalViews, LoaderSource, Views
+from understudy.shards.manifest import Corpus
+corpus = Corpus.open({os.fspath(corpus.root)!r})
+with ClipLoader([LoaderSource(corpus)], Clip(8, size=32), Views(1), 4, 0, "native", threads=1) as loader:
+    for _ in range(4):
+        assert next(loader).ok.all()
+    assert helpers() == 0
+for batch in EvalLoader(corpus, Clip(8, size=32), EvalViews(), 4, "native", threads=1):
+    assert helpers() == 0
+""")
+
+
+def test_the_reason_of_the_first_bad_frame_is_told() -> None:
+    kinds = jpegs(picture(96, 64, 3))
+    frames = [kinds["plain"]] * 32
+    frames[2], frames[9], frames[30] = kinds["progressive"], kinds["plain"][:-40], b"junk"
+    request = whole(payload_of(frames), "mjpeg", (32, 64, 96, 3))
+    out = np.empty((1, 1, 3, 32, 8, 8), np.uint8)
+    try:
+        set_threads(6)
+        for _ in range(300):
+            assert decode_native([request], out) == ["jpeg: not a baseline 4:2:0 JPEG of one scan"]
     finally:
         set_threads(len(os.sched_getaffinity(0)))
 

@@ -264,6 +264,19 @@ def test_a_small_cache_is_never_overfull_and_the_batches_are_the_same(server: Fa
     assert len(server.downloads()) <= 1.25 * 40 * 170 / 160, "what was fetched ahead is not evicted before its turn"
 
 
+@pytest.mark.parametrize("name", ["tiny", "long"])
+def test_a_corpus_that_fits_the_cache_is_fetched_ahead_whole(server: FaultServer, tmp_path: Path, name: str) -> None:
+    total = sum(shard.filesize for shard in here(server, name).manifest.shards)
+    corpus = elsewhere(server, tmp_path / "cache", name, limit=total)
+    with loader(corpus, batch_size=4) as made:
+        assert made._room == total
+        for _ in range(len(corpus) // 4):  # an epoch has twice as many steps, and some are planned in each
+            next(made)
+        shards = [tmp_path / "cache" / corpus.shard_blob(i).sha256 for i in range(len(corpus.manifest.shards))]
+        wait_for(lambda: all(path.exists() for path in shards))  # while the caller is busy with something else
+    assert len(server.downloads()) == len(shards), "each once"
+
+
 def test_what_the_disk_of_the_cache_damages_is_fetched_again(server: FaultServer, tmp_path: Path) -> None:
     take(loader(elsewhere(server, tmp_path / "cache")), 7)
     for path in (tmp_path / "cache").iterdir():

@@ -17,6 +17,7 @@ from understudy.models.augment import (
     Augment,
     Plan,
     augment,
+    augment_batch,
     cutmix_box,
     draw_erased,
     draw_plan,
@@ -265,6 +266,21 @@ def test_ranks_together_make_what_one_makes(ranks: int) -> None:
     whole, part = augment(clips, plan, 0, 1), 8 // ranks
     parts = [augment(clips[i : i + part], plan, i, 1) for i in range(0, 8, part)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_steps_batch_is_drawn_by_its_seed_for_all_ranks(seed: int) -> None:
+    clips, generator = smooth_clips(8), torch.Generator().manual_seed(seed)
+    whole, other, share = augment_batch(clips, PPMA, generator, views=2)
+    torch.rand(3, generator=generator)  # what masks or dropout draw is of no account
+    halves = [augment_batch(clips[i : i + 4], PPMA, generator, 2, rank, 2) for rank, i in enumerate((0, 4))]
+    torch.testing.assert_close(torch.cat([half for half, _, _ in halves]), whole, rtol=0, atol=0)
+    plan = draw_plan(8, H, W, PPMA, np.random.default_rng(seed))
+    torch.testing.assert_close(augment(clips, plan, 0, 2), whole, rtol=0, atol=0)
+    assert other is not None and other.tolist() == [2, 3, 0, 1, 6, 7, 4, 5]
+    assert share == plan.share == halves[0][2] == halves[1][2]
+    unmixed = augment_batch(clips, Augment(), generator, views=2)
+    assert unmixed == (clips, None, 1.0)
 
 
 def test_nothing_is_done_where_everything_is_off() -> None:

@@ -188,3 +188,21 @@ def test_base_costs_what_the_paper_says() -> None:
     block = 12 * 384**2 + 13 * 384  # of a transformer block: four matrices, their biases and two norms
     assert sizes["decoder_blocks"] == 4 * block
     assert sizes["decoder_embed"] + sizes["decoder_norm"] + sizes["head"] == 768 * 384 + 384 + 768 + 384 * 1536 + 1536
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"decoder_heads": 5}, {"decoder_heads": 0}, {"decoder_width": 0}, {"decoder_depth": -1}],
+)
+def test_a_decoder_that_can_not_be_made_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))) as caught:
+        MAEConfig(**wrong)  # pyright: ignore[reportArgumentType]
+    assert str(next(iter(wrong.values()))) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"heads": 5}, {"heads": 0}, {"width": 0}, {"patch": 0}, {"patch": 15}, {"frames": 3}]
+)
+def test_an_encoder_that_can_not_be_made_is_refused(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="must"):
+        replace(BASE, **wrong)  # pyright: ignore[reportArgumentType]

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from understudy.models import attentive
 from understudy.models.attentive import AttentiveConfig, AttentiveProbe, attentive_probes
 from understudy.models.average import AdaptiveAverage
 from understudy.models.probe import ProbeConfig, group_split, linear_probes, probe_epochs
@@ -109,7 +110,9 @@ def test_a_split_is_about_as_large_as_asked_for_and_of_all_classes() -> None:
         group_split(labels, labels)
 
 
-def test_attentive_probe_finds_the_token_that_tells() -> None:
+@pytest.mark.parametrize("bf16", [False, True])
+def test_attentive_probe_finds_the_token_that_tells(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attentive, "_computes_in_bf16", lambda _: bf16)  # as on a GPU that does
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(120) % 3
     tokens = torch.randn(120, 12, 16, generator=generator) * 0.3
@@ -119,12 +122,43 @@ def test_attentive_probe_finds_the_token_that_tells() -> None:
     config = AttentiveConfig(blocks=2, heads=2, epochs=20, batch_size=16, seeds=2)
     rows, rest = torch.arange(90), torch.arange(90, 120)
     logits = attentive_probes(tokens.half(), y, rows, tokens.half(), rest, 3, config, (1e-2, 1e-5), torch.device("cpu"))
-    assert logits.shape == (2, 2, 30, 3)
+    assert (logits.shape, logits.dtype) == ((2, 2, 30, 3), torch.float32)
     right = (logits.argmax(dim=3) == y[90:]).double().mean(dim=(1, 2))
     assert right[0] > 0.9 > right[1]
     assert len(AttentiveProbe(32, 3, AttentiveConfig()).blocks) == 3  # and the query's makes four
     with pytest.raises(ValueError, match="do not divide"):
         AttentiveProbe(24, 3, AttentiveConfig())
+
+
+def test_attentive_probes_keep_float32_weights_and_compute_in_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attentive, "_computes_in_bf16", lambda _: True)
+    products: list[torch.dtype] = []
+    updated: list[torch.dtype] = []
+    step = torch.optim.AdamW.step
+
+    class Probe(AttentiveProbe):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            self.head.register_forward_hook(lambda _, inputs, output: products.append(output.dtype))
+
+    def remember(optimizer: torch.optim.AdamW) -> None:
+        updated.extend(p.dtype for group in optimizer.param_groups for p in group["params"])
+        updated.extend(p.grad.dtype for group in optimizer.param_groups for p in group["params"])
+        step(optimizer)
+
+    monkeypatch.setattr(attentive, "AttentiveProbe", Probe)
+    monkeypatch.setattr(torch.optim.AdamW, "step", remember)
+    tokens, rows = torch.randn(8, 4, 16).half(), torch.arange(8)
+    config = AttentiveConfig(blocks=2, heads=2, epochs=1, batch_size=4, least_steps=0, seeds=1)
+    attentive_probes(tokens, rows % 2, rows, tokens, rows, 2, config, (1e-3,), torch.device("cpu"))
+    assert set(products) == {torch.bfloat16}
+    assert set(updated) == {torch.float32}
+
+
+def test_settings_of_which_no_probe_can_be_made_are_refused() -> None:
+    for wrong in ({"blocks": 0}, {"heads": 0}, {"seeds": 0}, {"rates": ()}):
+        with pytest.raises(ValueError, match="at least"):
+            AttentiveConfig(**wrong)  # pyright: ignore[reportArgumentType]
 
 
 def encoders() -> list[VideoViT]:
@@ -200,3 +234,23 @@ def test_class_mean_weighs_classes_alike() -> None:
     labels = np.array([0] * 90 + [2] * 10)
     correct = np.array([1.0] * 90 + [0.5] * 10)
     assert class_mean(correct, labels) == pytest.approx(0.75)
+
+
+@pytest.mark.parametrize("mixing", ["tensor", "model"])
+def test_under_autocast_the_average_is_the_one_that_is_merged(mixing: str) -> None:
+    first, second = (encoder.float() for encoder in encoders())
+    average = AdaptiveAverage([first, second], mixing)  # type: ignore[arg-type]
+    with torch.no_grad():
+        average.mixing.normal_()
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = average.weights()
+    merged = average.merged()
+    for name, parameter in merged.named_parameters():
+        assert weights[name].dtype == torch.float32
+        torch.testing.assert_close(weights[name], parameter.detach(), rtol=0, atol=0)
+    clips = torch.randint(256, (2, 3, 2, 16, 16), dtype=torch.uint8)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = average(clips)
+        torch.testing.assert_close(features, merged(clips), rtol=0, atol=0)
+        features.float().square().sum().backward()
+    assert average.mixing.grad is not None and average.mixing.grad.abs().max() > 0

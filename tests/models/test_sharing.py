@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from understudy.models import VideoClassifier, load_encoder
 from understudy.models.loading import header
 from understudy.models.mae import MaskedAutoencoder
-from understudy.models.vit import BASE, VideoViT
+from understudy.models.vit import BASE, VideoViT, sinusoid_positions
 
 
 def assert_same_features(path: Path, encoder: VideoViT) -> None:
@@ -70,7 +71,7 @@ def test_a_runs_files_come_back(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 def test_a_state_dict_with_videomaes_names_comes_back(suffix: str, tmp_path: Path) -> None:
-    encoder = make_encoder(replace(BASE, width=128, depth=2, heads=2))
+    encoder = make_encoder(replace(BASE, width=192, depth=2, heads=3))
     weights: dict[str, Tensor] = {}
     for name, tensor in encoder.state_dict().items():
         if name.endswith("qkv.bias"):  # VideoMAE keeps two biases, for queries and values
@@ -82,7 +83,7 @@ def test_a_state_dict_with_videomaes_names_comes_back(suffix: str, tmp_path: Pat
             }
         else:
             weights[name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name] = tensor
-    weights |= {"head.weight": torch.zeros(7, 128), "head.bias": torch.zeros(7)}
+    weights |= {"head.weight": torch.zeros(7, 192), "head.bias": torch.zeros(7)}
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save({"module": weights}, path)
@@ -91,6 +92,61 @@ def test_a_state_dict_with_videomaes_names_comes_back(suffix: str, tmp_path: Pat
     loaded, config = load_encoder(path)
     assert config == encoder.config
     torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+
+
+def weights_of_width(width: int) -> dict[str, Tensor]:
+    """One block of so many channels, as a trainer writes it: no configuration beside the weights."""
+    return make_encoder(replace(BASE, width=width, depth=1, heads=1)).state_dict()
+
+
+@pytest.mark.parametrize(
+    ("width", "heads"), [(192, 3), (384, 6), (768, 12), (1024, 16), (1280, 16), (1408, 16)]
+)  # of VideoMAE (arXiv 2203.12602) and VideoMAE V2 (2303.16727)
+def test_the_heads_of_published_models_are_known(width: int, heads: int, tmp_path: Path) -> None:
+    weights = weights_of_width(width)
+    save_file(weights, tmp_path / "weights.safetensors")
+    assert load_encoder(tmp_path / "weights.safetensors")[1] == replace(BASE, width=width, depth=1, heads=heads)
+
+
+def test_the_heads_of_other_widths_are_asked_for(tmp_path: Path) -> None:
+    save_file(weights_of_width(128), tmp_path / "weights.safetensors")
+    with pytest.raises(ValueError, match=r"128 wide.*heads=N"):
+        load_encoder(tmp_path / "weights.safetensors")
+    encoder, config = load_encoder(tmp_path / "weights.safetensors", heads=4)
+    assert config.heads == 4
+    encoder.save_pretrained(tmp_path / "folder")
+    assert load_encoder(tmp_path / "folder")[1] == config
+    with pytest.raises(ValueError, match="has 4 heads, not 2"):
+        load_encoder(tmp_path / "folder", heads=2)
+    with pytest.raises(ValueError, match="heads 3 must divide width 128"):
+        load_encoder(tmp_path / "weights.safetensors", heads=3)
+
+
+class OfATrainer:
+    """What a checkpoint should not hold."""
+
+
+def test_a_trainers_settings_may_lie_beside_its_weights_but_no_code(tmp_path: Path) -> None:
+    weights = weights_of_width(192)
+    settings = argparse.Namespace(lr=1e-3, model="vit", betas=[0.9, 0.95])
+    torch.save({"model": weights, "args": settings, "epoch": 7}, tmp_path / "run.pth")
+    assert load_encoder(tmp_path / "run.pth")[1].heads == 3
+    torch.save({"model": weights, "args": OfATrainer()}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match=r"holds a .*OfATrainer.*save its state dict alone") as caught:
+        load_encoder(tmp_path / "code.pth")
+    assert "\n" not in str(caught.value)
+    assert "weights_only argument" not in str(caught.value)  # PyTorch's page of advice
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_positions_in_any_precision_are_sinusoids_or_not(dtype: torch.dtype, tmp_path: Path) -> None:
+    weights, table = weights_of_width(192), sinusoid_positions(BASE.tokens, 192)[None]
+    save_file({**weights, "pos_embed": table.to(dtype)}, tmp_path / "fixed.safetensors")
+    assert load_encoder(tmp_path / "fixed.safetensors")[1].heads == 3
+    learned = table + 0.02 * torch.randn(table.shape, generator=torch.Generator().manual_seed(0))
+    save_file({**weights, "pos_embed": learned.to(dtype)}, tmp_path / "learned.safetensors")
+    with pytest.raises(ValueError, match="learned positions"):
+        load_encoder(tmp_path / "learned.safetensors")
 
 
 def test_what_is_no_encoder_is_refused_in_one_line(tmp_path: Path) -> None:

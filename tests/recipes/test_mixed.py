@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -9,15 +10,29 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import pytest
+import torch
+from accelerate import Accelerator
+from numpy.typing import NDArray
 
-from understudy.models.mae import MAEConfig
+from understudy.models.align import Aligner
+from understudy.models.mae import MAEConfig, MaskedAutoencoder
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import ViTConfig
+from understudy.recipes import stages
+from understudy.recipes import start as start_of_run
+from understudy.recipes.check import check_corpora
+from understudy.recipes.evaluate import Accuracy, results_rows
 from understudy.recipes.mixed import MixedConfig, command_line, demo, main
+from understudy.recipes.start import make_accelerator, open_corpora, told_in_one_line
+from understudy.recipes.transfer import demo as transfer_demo
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
+from understudy.shards.manifest import Corpus
 
 ROOT = Path(__file__).parents[2]
 TINY = [
@@ -82,7 +97,7 @@ def test_results_have_a_row_for_each_model(finished: Path) -> None:
         assert row["seeds"] == ProbeConfig().seeds
         assert row["steps"] == {"scratch": 0, "PPMA": 24, "MAE only": 12, "alignment only": 12}[row["model"]]
         assert (row["train_samples_per_second"] is None) == (row["model"] == "scratch")
-    assert {row["model"] for row in rows} > {"PPMA - scratch"}
+    assert {row["model"] for row in rows} > {"PPMA - scratch", "PPMA - alignment only"}
     logged = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= row["data_share"] <= 1 and row["data_seconds"] >= 0 for row in logged)
 
@@ -156,17 +171,159 @@ def test_two_ranks_train_on_the_same_samples_as_one(finished: Path, corpora: Pat
         assert b == pytest.approx(a, rel=2e-2 if step > 4 else 1e-4)
 
 
-def test_bad_input_is_one_clear_line(corpora: Path, tmp_path: Path) -> None:
+def test_bad_input_is_one_clear_line(corpora: Path, finished: Path, tmp_path: Path) -> None:
     start = tiny(corpora, tmp_path / "run")
     with pytest.raises(UserError, match="no manifest"):
-        main(replace(start, mae_corpora=(tmp_path,)))
-    real = corpora / "demo-actions-train"
+        main(replace(start, mae_corpora=(str(tmp_path),)))
     with pytest.raises(UserError, match="of kind real, but only no-human, synthetic"):
-        main(replace(start, out=tmp_path / "kinds", mae_corpora=(real,)))
+        main(replace(start, mae_corpora=(str(corpora / "demo-actions-train"),)))
+    before = (finished / "config.json").read_bytes()
     with pytest.raises(UserError, match="other settings"):
-        main(replace(start, seed=1))
-    with pytest.raises(UserError, match="2 weights for 1 corpora"):
-        main(replace(start, out=tmp_path / "weights", mae_weights=(1.0, 2.0)))
+        main(replace(start, out=finished, seed=1))
+    assert (finished / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (["--align-weights", "1", "2", "3"], "stage2: 3 weights for 2 corpora; give --align-weights"),
+        (["--mae-weights", "1", "2"], "stage1: 2 weights for 1 corpora"),
+        (["--align-weights", "1", "-2"], "stage2: --align-weights must be positive"),
+        (["--stage2.views", "3"], "stage2: batch size 8 does not divide into 3 views"),
+        (["--stage2.batch-size", "1", "--stage2.blend"], "stage2: .*can't be blended from 2 corpora"),
+        (["--stage2.crop-scale", "0.5", "2"], "stage2: views: scale"),
+        (["--save-every", "3", "--log-every", "2"], "--save-every 3 must be a multiple of --log-every 2"),
+        (["--stage1.augment.mixup", "0.8"], "stage1: only stages with labels"),
+        (["--mae.skip-holes"], "stage1: --mae.skip-holes, but no corpus says"),
+        (["--mae.mask-ratio", "0.01"], "--mae.mask-ratio 0.01 leaves 32 of 32 tokens to see and 0 to ask for"),
+        (["--smoothing", "2"], "--smoothing must be from 0 to 1"),
+        (["--drop-path", "1"], "--drop-path from 0 to under 1"),
+        (["--probe.seeds", "0"], "--probe: a probe needs"),
+        (["--probe-val", "nowhere"], "nowhere: no manifest.json"),
+    ],
+)
+def test_a_wrong_flag_is_told_before_anything_is_trained_or_claimed(
+    wrong: list[str], words: str, corpora: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=words) as told:
+        main(command_line([*flags(corpora, tmp_path / "run"), *wrong]))
+    assert "\n" not in str(told.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_must_divide_among_the_ranks(corpora: Path, tmp_path: Path) -> None:
+    config, ranks = tiny(corpora, tmp_path), SimpleNamespace(num_processes=8, process_index=0, device="cpu")
+    opened = open_corpora(config)
+    with pytest.raises(UserError, match="stage1: batch size 8 does not divide into 2 views on 8 ranks"):
+        check_corpora(config, opened, cast(Accelerator, ranks))
+    config = replace(config, stage1=replace(config.stage1, batch_size=16))
+    check_corpora(config, opened, cast(Accelerator, ranks))
+    config = replace(config, stage2=replace(config.stage2, blend=True))
+    with pytest.raises(UserError, match=r"stage2: batch size . does not divide into 1 views on 8 ranks"):
+        check_corpora(config, opened, cast(Accelerator, ranks))
+
+
+def test_corpora_are_named_all_or_for_the_demo_none(tmp_path: Path) -> None:
+    for name in ("ppma", "as_released"):
+        with pytest.raises(UserError, match=r"with --mae-corpora, --align-corpora, --probe-train, --probe-val$"):
+            main(command_line([name, "--out", str(tmp_path / "run"), "--precision", "no"]))
+    with pytest.raises(UserError, match="with --align-corpora, --probe-val; or none of them, to train on the demo's"):
+        main(command_line([*TINY, "--mae-corpora", "a", "--probe-train", "b", "--out", str(tmp_path / "run")]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failed_start_on_demo_corpora_leaves_them_to_the_next(tmp_path: Path) -> None:
+    arguments = [*TINY, "--out", str(tmp_path), "--demo-clips", "20", "--stage1.steps", "1", "--stage2.steps", "1"]
+    with pytest.raises(UserError, match="does not divide into 3 views"):
+        main(command_line([*arguments, "--stage2.views", "3"]))
+    assert [path.name for path in tmp_path.iterdir()] == ["corpora"]
+    made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")}
+    assert main(command_line(arguments))
+    assert made and {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")} == made
+
+
+def test_differences_are_paired_by_group() -> None:
+    right = np.arange(40) % 4 > 0
+    accuracies = [
+        (Accuracy(name, values.astype(np.float64), 1), ())
+        for name, values in (
+            ("scratch", np.zeros(40)),
+            ("PPMA", np.where(np.arange(40) < 20, 1, right)),
+            ("MAE only", right),
+            ("alignment only", np.arange(40) < 20),
+        )
+    ]
+
+    def rows(groups: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
+        val = SimpleNamespace(group=groups, manifest=SimpleNamespace(name="actions"))
+        return {row["model"]: row for row in results_rows(accuracies, cast(Corpus, val))}
+
+    alone, grouped = rows(np.arange(40)), rows(np.arange(40) // 10)
+    assert list(alone)[4:] == [
+        "PPMA - scratch",
+        "MAE only - scratch",
+        "alignment only - scratch",
+        "PPMA - alignment only",
+    ]
+    last = "PPMA - alignment only"
+    assert alone[last]["top1"] == grouped[last]["top1"] == pytest.approx(15 / 40)
+    widths = [table[last]["high"] - table[last]["low"] for table in (alone, grouped)]
+    assert widths[1] > 1.5 * widths[0]  # four recordings say less than forty videos
+
+
+@pytest.mark.parametrize(("gpu", "native", "precision"), [(True, True, "bf16"), (True, False, "no")])
+def test_auto_takes_bf16_where_a_gpu_computes_in_it(
+    gpu: bool, native: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation or native)
+    monkeypatch.setattr(start_of_run, "Accelerator", lambda **kwargs: asked.update(kwargs))
+    make_accelerator(demo())
+    assert asked["mixed_precision"] == precision
+    make_accelerator(transfer_demo())
+    assert asked["mixed_precision"] == precision
+    assert asked["kwargs_handlers"][0].to_kwargs() == {"broadcast_buffers": False}
+
+
+def test_a_precision_that_is_not_kept_in_checkpoints_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    for precision in ("fp8x", "fp16"):
+        with pytest.raises(SystemExit):
+            command_line(["--precision", precision])
+        assert "precision" in capsys.readouterr().err
+
+
+def test_only_heads_of_other_corpora_are_looked_for_among_the_gradients(
+    corpora: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, bool] = {}
+
+    def note(accelerator: Accelerator, name: str, *_: object, **__: object) -> None:
+        assert accelerator.ddp_handler is not None and not accelerator.ddp_handler.broadcast_buffers
+        asked[name] = accelerator.ddp_handler.find_unused_parameters
+
+    monkeypatch.setattr(stages, "train_stage", note)
+    config = tiny(corpora, tmp_path)
+    accelerator, opened = make_accelerator(config), open_corpora(config)
+    two = Aligner(config.vit, {"demo-nohuman": 2, "demo-synthetic": 2})
+    shared = Aligner(config.vit, {"demo-nohuman": 2, "demo-synthetic": 2}, shared_head=True)
+    for name, module, use in (
+        ("stage1", MaskedAutoencoder(config.vit, config.mae), "mae"),
+        ("stage2", two, "align"),
+        ("stage2-shared", shared, "align"),
+        ("stage1", MaskedAutoencoder(config.vit, config.mae), "mae"),
+    ):
+        stages.run_stage(accelerator, name, module, opened[use], config)
+    assert asked == {"stage1": False, "stage2": True, "stage2-shared": False}
+
+
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with pytest.raises(SystemExit, match=r"^mixed: no space left on the disk"), told_in_one_line("mixed"):
+        raise OSError(errno.EDQUOT, "quota")
+    with pytest.raises(SystemExit, match=r"^mixed: no such thing"), told_in_one_line("mixed"):
+        raise UserError("no such thing")
+    with pytest.raises(PermissionError), told_in_one_line("mixed"):
+        raise PermissionError(errno.EACCES, "denied")
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_samples(corpora: Path, tmp_path: Path) -> None:

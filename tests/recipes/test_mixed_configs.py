@@ -174,3 +174,9 @@ def test_settings_that_do_not_fit_are_refused() -> None:
         replace(demo(), mae=replace(demo().mae, decode_share=0.5), vit=replace(demo().vit, size=36))
     with pytest.raises(UserError, match="average's decay"):
         replace(demo().stage1, ema=1.0)
+    for wrong in ({"rate": -1.0}, {"weight_decay": -0.1}, {"layer_decay": 0.0}, {"betas": (0.9, 1.0)}):
+        with pytest.raises(UserError, match="a stage needs a rate"):
+            replace(demo().stage2, **wrong)
+    for wrong in ({"operations": 15}, {"operations": -1}, {"erasing": 1.5}, {"mixup": -0.1}, {"probability": 2.0}):
+        with pytest.raises(UserError, match="augment needs 0 to 14 operations"):
+            replace(demo().stage2, augment=replace(demo().stage2.augment, **wrong))

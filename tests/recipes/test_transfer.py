@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from understudy.loader import Clip, EvalViews
+from understudy.models.loading import header
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
 from understudy.recipes.features import Features, frozen_features
@@ -110,8 +111,9 @@ def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
         assert (row["videos"], row["failed"], row["excluded"]) == (24, [], [])
         assert row["val_views"] == "2x1 (even)"
         assert (row["classes"], len(row["digest"])) == (3, 64)
-        speed = row["feature_seconds"] if row["protocol"] != "finetune" else row["train_samples_per_second"]
-        assert speed > 0
+        finetuned = ("train_samples_per_second", "eval_views_per_second")
+        for speed in finetuned if row["protocol"] == "finetune" else ("feature_seconds", "feature_views"):
+            assert row[speed] > 0
         if row["protocol"] == "linear":
             assert row["top1"] > 0.9  # brightness is there to be seen, in features of any encoder
             assert row["rate"] == 1e-1  # 1e-6 can't have learnt it
@@ -137,7 +139,12 @@ def test_what_is_done_is_not_done_again(finished: Path, data: Path, checkpoints:
     again = main(config_of(data, finished, "--checkpoint", "scratch", f"ours={a}", "--average", a, b))
     assert {path: path.stat().st_mtime_ns for path in finished.rglob("*.safetensors")} == before
     assert [row["top1"] for row in again["rows"]] == [row["top1"] for row in rows]
-    for name in ("feature_seconds", "probe_seconds", "train_samples_per_second"):  # speeds are those of then
+    for name in (
+        "feature_seconds",
+        "probe_seconds",
+        "train_samples_per_second",
+        "eval_views_per_second",
+    ):  # speeds are those of then
         assert [row.get(name) for row in again["rows"]] == [row.get(name) for row in rows]
 
 
@@ -235,7 +242,7 @@ def test_bad_input_is_one_clear_line(data: Path, checkpoints: tuple[Path, Path],
         return str(caught.value)
 
     weights = VideoViT(VIT).state_dict()
-    save_file({**weights, "norm.weight": torch.ones(7)}, tmp_path / "shape.safetensors")
+    save_file({**weights, "norm.weight": torch.ones(7)}, tmp_path / "shape.safetensors", header(VIT))
     save_file({"a": torch.ones(2)}, tmp_path / "other.safetensors")
     assert "norm.weight is [7], not [32]" in error("--checkpoint", str(tmp_path / "shape.safetensors"))
     assert "not an encoder's weights" in error("--checkpoint", str(tmp_path / "other.safetensors"))

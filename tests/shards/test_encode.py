@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import resource
+import signal
 import struct
 from collections.abc import Iterator
 from fractions import Fraction
@@ -62,6 +64,19 @@ def test_every_frame_is_there_in_order_and_true(codec, count, fps):
     for frame, original in zip(shown, moving(count)):
         assert mean_error(frame, original) < 3
         assert np.abs(frame.mean((0, 1)) - original.mean((0, 1))).max() < 1.5  # no cast, no lost range
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "h264"])
+def test_a_full_disk_is_no_matter(codec):
+    expected = encode(moving(), codec, fps=6, quality=85)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        assert encode(moving(), codec, fps=6, quality=85) == expected
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 @pytest.mark.parametrize("codec", ["mjpeg", "h264"])

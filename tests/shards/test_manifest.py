@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from understudy.shards.errors import UserError
+from understudy.shards.files import write_atomic
 from understudy.shards.manifest import Corpus, Manifest, Sample, Shard, decode_samples, encode_samples
 
 MANIFEST = Manifest(
@@ -45,6 +47,73 @@ samples = st.builds(
     members=st.dictionaries(st.sampled_from(["json", "mjpg", "off", "mp4"]), st.tuples(numbers, numbers)),
     crc32c=st.integers(0, 2**32 - 1),
 )
+
+
+small = st.integers(0, 2**31 - 1)
+span = st.tuples(numbers, numbers)
+storable = st.builds(
+    Sample,
+    key=st.text("0123456789abcdef", min_size=1, max_size=32),
+    shard=small,
+    row=small,
+    label=numbers,
+    frames=small,
+    width=small,
+    height=small,
+    members=st.fixed_dictionaries({"json": span, "mjpg": span, "off": span}),
+    crc32c=st.integers(0, 2**32 - 1),
+    group=st.sampled_from(["", "", "b", "a", "0c"]),
+)
+
+
+def write_table(root: Path, data: bytes, rows: int) -> None:
+    """A corpus of these bytes as its sample table, and without a shard."""
+    write_atomic(root / "samples.jsonl.zst", data)
+    shard = replace(MANIFEST.shards[0], nsamples=rows)
+    digest = hashlib.sha256(data).hexdigest()
+    replace(MANIFEST, codec="mjpeg", shards=(shard,), samples_sha256=digest).save(root)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@given(table=st.lists(storable, max_size=20))
+def test_the_columns_are_the_samples(tmp_path: Path, table: list[Sample]) -> None:
+    write_table(tmp_path, encode_samples(table), len(table))
+    corpus = Corpus.open(tmp_path)
+    assert len(corpus) == len(table) and corpus.keys == tuple(sample.key for sample in table)
+    for name in ("shard", "row", "label", "frames", "width", "height", "crc32c"):
+        assert getattr(corpus, name).tolist() == [getattr(sample, name) for sample in table]
+    assert corpus.sidecars.tolist() == [list(sample.members["json"]) for sample in table]
+    assert corpus.spans.tolist() == [[list(sample.members[ext]) for ext in ("mjpg", "off")] for sample in table]
+    names = [sample.group or sample.key for sample in table]
+    assert corpus.group.tolist() == [sorted(set(names)).index(name) for name in names]
+
+
+ROW = Sample("ab", 0, 0, 0, 1, 2, 2, {"json": (0, 1), "mjpg": (1, 1), "off": (2, 1)}, 7)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        replace(ROW, members={"json": (0, 1), "mjpg": (1, 1)}),
+        replace(ROW, members={**ROW.members, "off": (1, 2, 3)}),  # type: ignore[dict-item]
+        replace(ROW, frames=2**31),
+        replace(ROW, crc32c=2**32),
+        replace(ROW, label=-1),
+        replace(ROW, label=2**63),
+        replace(ROW, width="wide"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_row_that_makes_no_sense_is_told(tmp_path: Path, row: Sample) -> None:
+    write_table(tmp_path, encode_samples([ROW, row]), 2)
+    with pytest.raises(UserError, match=r"samples\.jsonl\.zst: not a sample table .*; repack the corpus"):
+        Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_a_table_of_another_length_is_told(tmp_path: Path, rows: int) -> None:
+    write_table(tmp_path, encode_samples([ROW] * rows), 2)
+    with pytest.raises(UserError, match=f"{rows} rows, manifest.json says 2; repack the corpus"):
+        Corpus.open(tmp_path)
 
 
 @given(st.lists(samples, max_size=20))

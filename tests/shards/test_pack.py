@@ -221,7 +221,17 @@ def test_an_unfinished_corpus_is_not_continued_with_other_settings(tmp_path: Pat
         again(TEN[1:], read_by_name, config=CONFIG)
     with pytest.raises(UserError, match=r"\(reader .*read_by_name then and .*frames=3\) now\)"):
         again(TEN, partial(read_moving_bar, frames=3), config=CONFIG)
+    with pytest.raises(UserError, match=r"\(removal None then and {'tool': 't'} now\)"):
+        again(TEN, read_by_name, config=replace(CONFIG, removal={"tool": "t"}))
     again(TEN, read_by_name, config=CONFIG)
+
+
+def test_a_corpus_begun_with_people_removed_is_not_continued_without(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no space left"), file_size_limit(20_000):
+        removed = replace(CONFIG, removal={"tool": "t"})
+        pack(TEN, read_by_name, tmp_path / "out", removed, workers=0, progress=False)
+    with pytest.raises(UserError, match=r"\(removal {'tool': 't'} then and None now\)"):
+        pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
 
 
 def test_a_finished_corpus_is_left_alone(tmp_path: Path) -> None:

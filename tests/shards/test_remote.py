@@ -40,18 +40,35 @@ def test_addresses() -> None:
     assert parse_address("S3://bucket/a b/c/") == Remote("s3://bucket/a b/c")
     assert str(parse_address("s3://bucket") / MANIFEST) == "s3://bucket/manifest.json"
     assert parse_address("https://host:8000/x/y.tar").name == "y.tar"
+    assert str(parse_address("https://[::1]:8000/x@y")) == "https://[::1]:8000/x@y"
+    assert str(parse_address("s3://bucket/who@where")) == "s3://bucket/who@where"
     for text, words in {
         "s3://": "names no bucket",
         "https:///x": "names no host",
         "ftp://host/x": "no way to read ftp://; use a folder, s3://bucket/prefix or https://host/path",
         "gs://bucket/x": r"use s3://bucket/x with AWS_ENDPOINT_URL=https://storage\.googleapis\.com",
+        "https://[abc": "not an address",
+        "s3://[x": "not an address",
+        "s3://bucket:80/x": "not an address",
+        "https://host:port/x": "not an address",
+        "https://host:70000": "not an address",
     }.items():
         with pytest.raises(UserError, match=words):
             parse_address(text)
 
 
 @pytest.mark.parametrize(
-    "text", ["https://user:hunter22@host/x", "https://host/x?X-Amz-Signature=hunter22", "s3://AKIA:hunter22@bucket/x"]
+    "text",
+    [
+        "https://user:hunter22@host/x",
+        "https://host/x?X-Amz-Signature=hunter22",
+        "https://host/a@b?X-Amz-Signature=hunter22",
+        "s3://AKIA:hunter22@bucket/x",
+        "s3://AKIA:hunter22/hunter22@bucket/x",
+        "https://AKIA:x9/hunter22+@[bucket/x",
+        "gs://AKIA:hunter22@bucket/x",
+        "ftp://AKIA:hunter22@[host/x",
+    ],
 )
 def test_an_address_with_credentials_is_refused_and_not_repeated(text: str) -> None:
     with pytest.raises(UserError, match="leave out what stands before @ and after") as error:

@@ -77,7 +77,7 @@ int32_t decode(const Asked& asked, const std::vector<uint8_t>& stream, const std
                             asked.width,
                             asked.height};
   int32_t reason = -1;
-  understudy_decode_clips(&clip, 1, asked.views, asked.frames, asked.size, variant, out.data(), &reason);
+  understudy_decode_clips(&clip, 1, asked.views, asked.frames, asked.size, variant, 0, out.data(), &reason);
   return reason;
 }
 
