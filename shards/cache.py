@@ -173,9 +173,10 @@ class Cache:
     def _lock_part(self, blob: Blob) -> int | None:
         """A descriptor of the `.part` file, ours alone, or None where it is another's."""
         path = self.folder / f"{blob.sha256}.part"
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        if _locked(descriptor, path):
-            return descriptor
+        with self._accounts():  # under which orphans are deleted: it must not pass for one before it is locked
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            if _locked(descriptor, path):
+                return descriptor
         os.close(descriptor)
         return None
 

@@ -56,6 +56,25 @@ def good(cache: Cache, blob: Blob) -> bool:
     return hashlib.sha256(content(cache, blob)).hexdigest() == blob.sha256
 
 
+def test_a_download_that_only_just_begins_is_no_orphan(
+    tmp_path: Path, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread makes room between the creation of a `.part` file and its lock, where it can."""
+    cache, locked, sweeps = Cache(tmp_path, 100 * SIZE), caching._locked, list[threading.Thread]()
+
+    def sweep_first(descriptor: int, path: Path) -> bool:
+        if path.name == f"{blobs[0].sha256}.part" and not sweeps:
+            sweeps.append(threading.Thread(target=cache.prepare, args=(blobs[1], threading.Event())))
+            sweeps[0].start()
+            sweeps[0].join(1.0)  # in vain, as it has to wait
+        return locked(descriptor, path)
+
+    monkeypatch.setattr(caching, "_locked", sweep_first)
+    cache.prepare(blobs[0], threading.Event())
+    sweeps[0].join()
+    assert {path.name for path in tmp_path.iterdir()} == {blobs[0].sha256, blobs[1].sha256, "accounts"}
+
+
 def test_a_second_opening_reads_no_network_also_under_another_address(
     tmp_path: Path, bucket: FaultServer, blobs: list[Blob]
 ) -> None:
