@@ -140,7 +140,8 @@ def _h264_stream(container: OutputContainer, width: int, height: int, fps: float
         "crf": f"{np.interp(quality, list(RATE_FACTORS), list(RATE_FACTORS.values())):.2f}",
         "preset": "medium",
         "tune": "fastdecode",
-        "x264-params": f"keyint={GOP}:min-keyint={GOP}:scenecut=0:open-gop=0:bframes=0",
+        # Without the macroblock tree, which in one of 150 encodings of a small picture made other bytes of the same.
+        "x264-params": f"keyint={GOP}:min-keyint={GOP}:scenecut=0:open-gop=0:bframes=0:mbtree=0",
     }
     return stream
 

@@ -84,6 +84,15 @@ def test_the_same_frames_give_the_same_bytes(codec):
     assert encode(moving(), codec, fps=6, quality=85) == encode(moving(), codec, fps=6, quality=85)
 
 
+def test_the_bytes_do_not_depend_on_what_was_in_memory_before():
+    rng, junk, seen = np.random.default_rng(0), list[NDArray[np.uint8]](), set[bytes]()
+    frames = list(moving(12, 64, 48))
+    for i in range(200):
+        junk = [*junk[-20:], np.full(rng.integers(1, 3_000_000), i, np.uint8)]
+        seen.add(encode(iter(frames), "h264", fps=6, quality=85).members["mp4"])
+    assert len(seen) == 1
+
+
 @pytest.mark.parametrize("codec", ["mjpeg", "h264"])
 def test_more_quality_is_more_bytes_and_less_error(codec):
     sizes, errors = [], []
