@@ -14,10 +14,9 @@ from tyro.conf import arg
 
 from understudy.cli.remove_people import RemovalOptions
 from understudy.shards.errors import UserError
-from understudy.shards.kinds import Codec, Kind
+from understudy.shards.kinds import Codec, Engine, Kind
 from understudy.shards.named import Layout, SplitName
 from understudy.shards.remote import Remote, parse_address
-from understudy.shards.workers import Engine
 
 if TYPE_CHECKING:
     from understudy.shards.sources import Source

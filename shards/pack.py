@@ -32,7 +32,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.files import atomic_file, write_atomic
 from understudy.shards.holes import RECORD as HOLES
 from understudy.shards.keys import sample_key
-from understudy.shards.kinds import Codec
+from understudy.shards.kinds import Codec, Engine
 from understudy.shards.manifest import (
     MANIFEST,
     MEMBERS,
@@ -58,7 +58,7 @@ from understudy.shards.plan import (
 )
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.tarshard import sidecar, write_shard
-from understudy.shards.workers import Beat, Engine, Lost, confined_map
+from understudy.shards.workers import Beat, Lost, confined_map
 
 PATIENCE_S = 120.0
 

@@ -18,12 +18,12 @@ from tqdm import tqdm
 from understudy.shards import s3
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Patience
+from understudy.shards.kinds import Engine
 from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
 from understudy.shards.pack import PATIENCE_S, Reader, pack
 from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
 from understudy.shards.remote import MissingError, PassingError, Remote
 from understudy.shards.sources import Source
-from understudy.shards.workers import Engine
 
 THREADS = 4
 

@@ -22,12 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from queue import SimpleQueue
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Beat = Callable[[], None]
-Engine = Literal["local", "ray"]  # where a map is computed: in processes here, or by cluster.py
 
 BEAT_S = 0.5
 START_S = 120.0  # a cold interpreter on a busy machine
