@@ -39,6 +39,7 @@ from understudy.recipes.mixed import demo
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.kinds import Codec
+from understudy.shards.machine import usable_cores
 from understudy.shards.manifest import Corpus
 
 # Dense bf16 peaks from NVIDIA's data sheets, in FLOP/s: SXM parts, without sparsity.
@@ -389,7 +390,7 @@ def _save(
 
 def _machine(device: torch.device) -> dict[str, Any]:
     machine: dict[str, Any] = {
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": platform.platform(),
         "native": native_status(),

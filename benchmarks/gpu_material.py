@@ -6,7 +6,6 @@ With this grain ten seconds at 340 x 256 take 880 KB as JPEGs and 350 KB as H.26
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from spec import SAMPLED_FPS
 
 from understudy.shards.demo import demo_sources, read_demo
 from understudy.shards.kinds import Codec
+from understudy.shards.machine import usable_cores
 from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
@@ -57,7 +57,7 @@ def make_corpora(folder: Path, clips: int, width: int, height: int, frames: int)
         )
         read = functools.partial(read_grained, width=width, height=height, frames=frames)
         sources = [Source(f"{number:04d}", 0) for number in range(clips)]
-        pack(sources, read, root, config, workers=len(os.sched_getaffinity(0)), progress=False)
+        pack(sources, read, root, config, workers=usable_cores(), progress=False)
         packed[codec] = Corpus.open(root)
     return packed
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 import re
 import shutil
@@ -43,6 +42,7 @@ from understudy.privacy.track import follow
 from understudy.shards.demo import FPS, demo_sources, read_demo, render
 from understudy.shards.encode import encode
 from understudy.shards.ingest import native, read_video
+from understudy.shards.machine import usable_cores
 from understudy.shards.sources import Source
 
 HEIGHT = 240
@@ -61,14 +61,14 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--videos", type=Path, nargs="*", help="default: clips of the demo")
     parser.add_argument("--frames", type=int, default=48, help="frames for the stages")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--workers", type=int, default=usable_cores())
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--clips", type=int, default=16, help="of each corpus, for true-masks and segmenter")
     options = parser.parse_args()
     removal = Removal(segmenter=options.segmenter, weights=options.weights, device=options.device)
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     result |= {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))},
+        "machine": {"cpu": platform.processor() or platform.machine(), "cores": usable_cores()},
         "versions": {name: version(name) for name in ("understudy", "opencv-python-headless", "numpy")},
         "segmenter": options.segmenter,
         "device": options.device,

@@ -39,6 +39,7 @@ from understudy.shards.cache import Cache
 from understudy.shards.demo import make_demo
 from understudy.shards.fetch import Blob, fetch
 from understudy.shards.files import sha256_of, write_atomic
+from understudy.shards.machine import usable_cores
 from understudy.shards.manifest import Corpus
 from understudy.shards.publish import publish
 from understudy.shards.remote import Remote
@@ -282,7 +283,7 @@ def compare_clients(work: Path, small: Blob, megabytes: int, rounds: int) -> lis
 
 
 def compare_training(work: Path, small: Blob, clips: int, steps: int, rounds: int) -> dict[str, Any]:
-    make_demo(work / "demo", clips=clips, seed=0, workers=len(os.sched_getaffinity(0)))
+    make_demo(work / "demo", clips=clips, seed=0, workers=usable_cores())
     local, remote = work / "demo" / "demo-nohuman", Remote(f"s3://{BUCKET}/demo-nohuman")
     publish(local, remote, progress=False)
     corpus = Corpus.open(local)
@@ -368,7 +369,7 @@ def machine() -> dict[str, Any]:
             versions[package] = version(package)
         except PackageNotFoundError:
             versions[package] = "not installed"
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     return {"machine": {"cores": cores, "system": platform.platform(), "load": os.getloadavg()}, "versions": versions}
 
 

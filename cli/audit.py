@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import tyro
 from tyro.conf import arg
 
 from understudy.shards.errors import UserError
+from understudy.shards.machine import usable_cores
 from understudy.shards.remote import parse_address
 
 
@@ -74,7 +74,7 @@ class Audit:
             raise UserError("--confidence is from 0.5 to below 1, --clips at least 0, --tiles at least 1")
         workers = self.workers
         if workers is None:
-            workers = 1 if self.device != "cpu" else len(os.sched_getaffinity(0))
+            workers = 1 if self.device != "cpu" else usable_cores()
         config = AuditConfig(
             detectors=self.detectors,
             tiles=self.tiles,

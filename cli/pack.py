@@ -15,6 +15,7 @@ from tyro.conf import arg
 from understudy.cli.remove_people import RemovalOptions
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Codec, Engine, Kind
+from understudy.shards.machine import usable_cores
 from understudy.shards.named import Layout, SplitName
 from understudy.shards.remote import Remote, parse_address
 
@@ -97,7 +98,7 @@ class Pack:
         if isinstance(out, Path) and self.work is not None:
             raise UserError("--work is for packing to s3:// only; leave it out")
         work = out if isinstance(out, Path) else self.work or default_work(out)
-        workers = len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+        workers = usable_cores() if self.workers is None else self.workers
         if self.engine == "ray" and self.workers is not None:
             raise UserError("--workers is for this machine; with --engine ray, all cores of the cluster decode")
         if workers < 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import tyro
 from tyro.conf import arg
 
 from understudy.shards.errors import UserError
+from understudy.shards.machine import usable_cores
 
 if TYPE_CHECKING:
     from understudy.privacy.removal import Removal
@@ -123,7 +123,7 @@ class RemovePeople:
 
         if self.fps is not None and not 0 < self.fps <= 240:
             raise UserError(f"fps {self.fps:g}: say a rate above 0 and up to 240")
-        workers = len(os.sched_getaffinity(0)) if self.workers is None else self.workers
+        workers = usable_cores() if self.workers is None else self.workers
         if workers < 0:
             raise UserError(f"{workers} workers: say at least 1, or 0 to work in this process")
         removal = self.options.removal()

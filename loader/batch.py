@@ -26,6 +26,7 @@ from understudy.loader.read import ShardReader
 from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.loader.views import Draw, hole_shares
 from understudy.shards.errors import UserError
+from understudy.shards.machine import usable_cores
 from understudy.shards.manifest import Corpus
 
 # Batches that a GPU may be behind its program before the next is made for it, so that they do not pile up. A program
@@ -343,4 +344,4 @@ class Failures:
 
 def default_threads() -> int:
     """This process's share of the cores that the machine lets it use."""
-    return max(1, len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))

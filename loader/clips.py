@@ -86,7 +86,8 @@ class ClipLoader:
             for corpus, digest in zip(corpora, digests)
         ]
         at_once = [order.shards_at_once(world_size) for order in self._orders]
-        self._room = room_ahead([Demand(corpus, shards) for corpus, shards in zip(corpora, at_once)])
+        self._demands = [Demand(corpus, shards) for corpus, shards in zip(corpora, at_once)]
+        self._room = room_ahead(self._demands)
         self._threads = default_threads() if threads is None else threads
         self._feeds = [
             training_feed(corpus, clip, views, seed, decoder, torch.device(device), shards, self._threads, places)
@@ -171,6 +172,18 @@ class ClipLoader:
     def close(self) -> None:
         """Stop the threads. May be called more than once."""
         self._batches.close()
+
+    @staticmethod
+    def share_room(loaders: Sequence[ClipLoader]) -> None:
+        """Have loaders that are used in turn fetch ahead into the room that there is for all of them, each its part.
+
+        Raises UserError where the cache can't hold what they read at once.
+        """
+        room = room_ahead([demand for loader in loaders for demand in loader._demands])
+        for loader in loaders:
+            loader._room = None if room is None else room // len(loaders)
+            loader._batches.close()
+            loader._batches = loader._batches_from(loader._step)
 
     def __enter__(self) -> ClipLoader:
         return self

@@ -43,9 +43,16 @@ def check_layout(samples_per_step: int, lanes: int, world_size: int) -> None:
             f"{samples_per_step} samples a step do not divide into {lanes} lanes; choose one of its divisors"
         )
     if lanes % world_size:
+        able = [n for n in range(world_size, samples_per_step + 1, world_size) if samples_per_step % n == 0]
+        instead = (
+            f"or set lanes to {max((n for n in able if n <= MAX_LANES), default=able[0])} from the start of the run "
+            "(lanes decide the order of samples)"
+            if able
+            else f"or samples a step that {world_size} divides, which {samples_per_step} are not"
+        )
         raise UserError(
             f"{lanes} lanes do not divide over {world_size} ranks; choose a number of ranks that divides {lanes}, "
-            f"or samples a step that have a divisor (at most {MAX_LANES}) which {world_size} divides"
+            + instead
         )
 
 

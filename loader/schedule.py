@@ -31,6 +31,7 @@ class Schedule:
         self._jitter_key = stream_key("schedule/jitter", seed)
         self._order_key = stream_key("schedule/order", seed)
         self._block = -1
+        self._before = np.zeros(len(weights), np.int64)  # steps of each source in the blocks before this one
         self._sources = np.zeros(BLOCK, np.int64)
         self._places = np.zeros(BLOCK, np.int64)
 
@@ -38,22 +39,24 @@ class Schedule:
         """(source, place): `step` is the `place`-th step, counted from 0, that draws from `source`."""
         block, i = divmod(step, BLOCK)
         if block != self._block:
-            counts = self._counts(block + 1)
-            before = counts[:block].sum(axis=0)
-            in_turn = np.repeat(np.arange(len(before)), counts[block])
+            if block < self._block or self._block < 0:
+                self._before[:] = 0
+                self._block = 0
+            self._before += self._counts(self._block, block).sum(axis=0)
+            in_turn = np.repeat(np.arange(len(self._before)), self._counts(block, block + 1)[0])
             self._sources = in_turn[permutation(self._order_key, (block, 0, 0), BLOCK)]
-            for source, start in enumerate(before.tolist()):
+            for source, start in enumerate(self._before.tolist()):
                 here = self._sources == source
                 self._places[here] = start + np.arange(np.count_nonzero(here))
             self._block = block
         return int(self._sources[i]), int(self._places[i])
 
-    def _counts(self, blocks: int) -> NDArray[np.int64]:
-        """Steps of each source in each of the first `blocks` blocks: int64 (blocks, sources).
+    def _counts(self, begin: int, end: int) -> NDArray[np.int64]:
+        """Steps of each source in the blocks from `begin` up to `end`: int64 (end - begin, sources).
 
         The points 0 + j, 1 + j, ... 63 + j, with one jitter j in [0, 1) for the block, fall on the sources' shares of
         [0, 64): a share catches its length in points, rounded down or up, and on average exactly its length.
         """
-        jitter = uniform(self._jitter_key, (0, 0, 0), blocks)
+        jitter = uniform(self._jitter_key, (0, 0, 0), end - begin, begin)
         below = np.clip(np.ceil(self._edges[None, :] - jitter[:, None]), 0, BLOCK).astype(np.int64)
         return np.diff(below, axis=1, prepend=0, append=BLOCK)

@@ -94,11 +94,11 @@ def draw_training(
     per_view = 2 * TRIES + 3
     numbers = uniform(key, (sample, visit, 0), 1 + views.count * per_view)
     start = int(numbers[0] * max(1, frames - span(clip) + 1))
-    boxes = numbers[1:].reshape(views.count, per_view)
+    own = numbers[1:].reshape(views.count, per_view)
     return Draw(
         windows=window(clip, frames, start)[None],
-        crops=np.array([random_box(views, width, height, row[:-1]) for row in boxes], np.int32),
-        flips=(boxes[:, -1] < 0.5) & views.flip,
+        crops=random_boxes(views, width, height, own[:, :-1]),
+        flips=(own[:, -1] < 0.5) & views.flip,
     )
 
 
@@ -166,23 +166,27 @@ def spread(room: int, n: int) -> list[int]:
     return [room // 2] if n == 1 else [round(i * room / (n - 1)) for i in range(n)]
 
 
-def random_box(views: Views, width: int, height: int, numbers: NDArray[np.float64]) -> tuple[int, int, int, int]:
-    """A box (x, y, w, h) by torchvision's RandomResizedCrop rule, from 2 * TRIES + 2 uniform `numbers`.
+def random_boxes(views: Views, width: int, height: int, numbers: NDArray[np.float64]) -> NDArray[np.int32]:
+    """Boxes (x, y, w, h), int32 (K, 4), by torchvision's RandomResizedCrop rule, from uniform `numbers`
+    (K, 2 * TRIES + 2).
 
     Area uniform in `views.scale`, ratio log-uniform in `views.ratio`; of TRIES draws the first that fits is taken, and
     if none does, the largest middle box within the ratio.
     """
     low, high = math.log(views.ratio[0]), math.log(views.ratio[1])
-    areas = width * height * (views.scale[0] + (views.scale[1] - views.scale[0]) * numbers[0 : 2 * TRIES : 2])
-    ratios = np.exp(low + (high - low) * numbers[1 : 2 * TRIES : 2])
-    ws = np.rint(np.sqrt(areas * ratios)).astype(np.int64)
-    hs = np.rint(np.sqrt(areas / ratios)).astype(np.int64)
-    fits = np.flatnonzero((ws > 0) & (ws <= width) & (hs > 0) & (hs <= height))
-    if len(fits):
-        w, h = int(ws[fits[0]]), int(hs[fits[0]])
-        x, y = int(numbers[-2] * (width - w + 1)), int(numbers[-1] * (height - h + 1))
-        return x, y, w, h
-    ratio = min(max(width / height, views.ratio[0]), views.ratio[1])
-    w = min(width, max(1, round(height * ratio)))
-    h = min(height, max(1, round(width / ratio)))
-    return (width - w) // 2, (height - h) // 2, w, h
+    areas = width * height * (views.scale[0] + (views.scale[1] - views.scale[0]) * numbers[:, 0 : 2 * TRIES : 2])
+    ratios = np.exp(low + (high - low) * numbers[:, 1 : 2 * TRIES : 2])
+    ws, hs = np.rint(np.sqrt(areas * ratios)), np.rint(np.sqrt(areas / ratios))
+    fits = (ws > 0) & (ws <= width) & (hs > 0) & (hs <= height)
+    boxes: list[tuple[int, int, int, int]] = []
+    for i, first in enumerate(fits.argmax(axis=1).tolist()):
+        if fits[i, first]:
+            w, h = int(ws[i, first]), int(hs[i, first])
+            x, y = int(numbers[i, -2] * (width - w + 1)), int(numbers[i, -1] * (height - h + 1))
+        else:
+            ratio = min(max(width / height, views.ratio[0]), views.ratio[1])
+            w = min(width, max(1, round(height * ratio)))
+            h = min(height, max(1, round(width / ratio)))
+            x, y = (width - w) // 2, (height - h) // 2
+        boxes.append((x, y, w, h))
+    return np.array(boxes, np.int32)

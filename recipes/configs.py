@@ -69,6 +69,9 @@ class MixedConfig:
     seed: int = 0
     decoder: Literal["auto", "native", "plain", "dali", "reference"] = "auto"
     """What turns shards into clips in both stages; the probe takes auto."""
+    lanes: int = 0
+    """Parts of a corpus that are read side by side; ranks have to divide them. 0: the largest divisor of a step's
+    samples up to 64, such as 32 for 32 samples. Another number is another order."""
     threads: int = 0
     """Decoding threads of each process; 0 means its share of the cores."""
     precision: Literal["auto", "bf16", "no"] = "auto"

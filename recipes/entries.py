@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from understudy.recipes.features import weights_digest
 from understudy.recipes.outcome import training_of
 from understudy.recipes.train import step_seed
 from understudy.shards.errors import UserError
+from understudy.shards.machine import usable_cores
 from understudy.shards.manifest import Corpus
 
 SCRATCH = "scratch"
@@ -76,7 +76,7 @@ def machine(accelerator: Accelerator) -> dict[str, Any]:
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "gpu": gpu,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "torch_threads": torch.get_num_threads(),
         "ranks": accelerator.num_processes,
         "precision": accelerator.mixed_precision,

@@ -26,7 +26,6 @@ from understudy.recipes.stages import clip_of, run_stage
 from understudy.recipes.start import (
     check_output,
     claim_output,
-    cores,
     make_accelerator,
     open_corpora,
     threads_of,
@@ -35,6 +34,7 @@ from understudy.recipes.start import (
 from understudy.recipes.train import ENCODER, StageReport, step_seed
 from understudy.shards.demo import make_demo
 from understudy.shards.files import write_atomic
+from understudy.shards.machine import usable_cores
 
 
 def main(config: MixedConfig) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
     if accelerator.is_main_process:
         check_output(config)
         if not config.mae_corpora:
-            make_demo(config.out / "corpora", clips=config.demo_clips, seed=config.seed, workers=cores())
+            make_demo(config.out / "corpora", clips=config.demo_clips, seed=config.seed, workers=usable_cores())
     accelerator.wait_for_everyone()
     corpora = open_corpora(config)
     check_corpora(config, corpora, accelerator)
@@ -90,7 +90,7 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
             clip_of(config),
             config.probe_views,
             config.probe,
-            threads=threads_of(config, accelerator),
+            threads=threads_of(config),
         )
         accuracies.append((accuracy, reports))
     rows = results_rows(accuracies, corpora["probe"][1])

@@ -77,6 +77,8 @@ def open_batches(
     stage = config.stage1 if first else config.stage2
     shares = (config.mae_weights if first else config.align_weights) or [len(corpus) for corpus in corpora]
 
+    threads = threads_of(config) // (len(corpora) if stage.blend else 1)
+
     def open_loader(corpora: Sequence[Corpus], shares: Sequence[float], rows: int) -> ClipLoader:
         loader = ClipLoader(
             [LoaderSource(corpus, share) for corpus, share in zip(corpora, shares, strict=True)],
@@ -88,7 +90,8 @@ def open_batches(
             device=accelerator.device,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
-            threads=threads_of(config, accelerator),
+            threads=max(1, threads),
+            lanes=config.lanes or None,
             allow_changed_corpora=config.allow_changed_corpora,
             places=config.vit.grid[1] if first and config.mae.skip_holes else 0,
         )
@@ -98,7 +101,9 @@ def open_batches(
         if not stage.blend:
             return open_loader(corpora, shares, stage.batch_size)
         rows = blend_rows(shares, stage.batch_size, stage.views)
-        return Blend([open_loader([c], [1.0], n) for c, n in zip(corpora, rows)])
+        loaders = [open_loader([c], [1.0], n) for c, n in zip(corpora, rows)]
+        ClipLoader.share_room(loaders)
+        return Blend(loaders)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
 

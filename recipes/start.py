@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
+from understudy.loader.batch import default_threads
 from understudy.recipes.configs import MixedConfig
 from understudy.shards.audited import require_audit
 from understudy.shards.errors import UserError
@@ -125,14 +125,9 @@ def _settings(config: MixedConfig) -> str:
     return json.dumps({k: v for k, v in asdict(config).items() if k not in free}, indent=1, default=str) + "\n"
 
 
-def cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
-
-
-def threads_of(config: Job, accelerator: Accelerator) -> int:
-    """Decoding threads of this process."""
-    return config.threads or max(1, cores() // accelerator.num_processes)
+def threads_of(config: Job) -> int:
+    """Decoding threads of this process: by default its share of this machine's cores, whatever other machines have."""
+    return config.threads or default_threads()
 
 
 @contextmanager

@@ -36,11 +36,12 @@ from understudy.recipes.features import cache_name, frozen_features, view_count,
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
-from understudy.recipes.start import cores, make_accelerator, threads_of, told_in_one_line
+from understudy.recipes.start import make_accelerator, threads_of, told_in_one_line
 from understudy.recipes.table import results_table
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
+from understudy.shards.machine import usable_cores
 
 Protocol = Literal["linear", "attentive", "finetune"]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -113,7 +114,7 @@ def main(config: TransferConfig) -> dict[str, Any]:
     """Run all protocols on all models and tasks; returns what is written to `results.json`."""
     accelerator = make_accelerator(config)
     if accelerator.is_main_process and not config.corpora:
-        make_demo(config.out / "corpora", workers=cores())
+        make_demo(config.out / "corpora", workers=usable_cores())
     accelerator.wait_for_everyone()
     tasks = [open_task(prefix) for prefix in config.corpora or (str(config.out / "corpora" / "demo-actions"),)]
     check_excluded(config.exclude, [task.val for task in tasks])
@@ -182,7 +183,7 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
 
 def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
     """One model on one task under one protocol, all its seeds."""
-    threads = threads_of(config, accelerator)
+    threads = threads_of(config)
     clip = clip_of(model.encoder.config, config)
     about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
     if protocol == "finetune":
@@ -231,7 +232,7 @@ def average_of(accelerator: Accelerator, parts: Sequence[Model], task: Task, con
     """The adaptive average of two encoders for a task, as a model like the others."""
     clip = clip_of(parts[0].encoder.config, config)
     encoders = (parts[0].encoder, parts[1].encoder)
-    threads = threads_of(config, accelerator)
+    threads = threads_of(config)
     merged = learn_average(accelerator, encoders, task.train, clip, config.averaging, config.out, threads)
     about = {"digest": weights_digest(merged), "average_of": [part.about for part in parts]}
     return Model("adaptive average", merged, about)

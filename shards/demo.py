@@ -5,7 +5,6 @@ what is in it is the business of `scene.py`.
 from __future__ import annotations
 
 import functools
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from understudy.shards.actions import DOWNSTREAM_ACTIONS, SYNTHETIC_ACTIONS
 from understudy.shards.errors import UserError
 from understudy.shards.happenings import HAPPENINGS
 from understudy.shards.kinds import Kind
+from understudy.shards.machine import usable_cores
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.scene import CLEAN, FOOTAGE, FPS, HEIGHT, Scene, empty_scene, film, human_scene
@@ -94,7 +94,7 @@ def make_demo(out: Path, clips: int = 1000, seed: int = 0, workers: int | None =
     draw, by default one for each core. Raises UserError where a folder holds something else.
     """
     if workers is None:
-        workers = len(os.sched_getaffinity(0))
+        workers = usable_cores()
     if workers < 0:
         raise UserError(f"{workers} workers: say at least 1, or 0 to draw in this process")
     if clips < 1:

@@ -17,7 +17,8 @@ import torch
 from numpy.typing import NDArray
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
-from understudy.loader.batch import load_samples
+from understudy.loader import batch as batch_module
+from understudy.loader.batch import default_threads, load_samples
 from understudy.loader.native import native_kernels
 from understudy.loader.plain import decode_plain
 from understudy.loader.request import Request
@@ -432,3 +433,16 @@ def test_each_decoder_takes_whole_samples_and_windows_of_them(corpus: Corpus, de
     for batch in take(made, 20):  # of 50 samples, 8 a step: each comes by three times
         assert batch.ok.all(), made.skipped
         assert (batch.clips[:, 1].float().mean(dim=(1, 2, 3)) - batch.ids).abs().max() < 2.5
+
+
+@pytest.mark.parametrize(("ranks", "threads"), [(None, 16), (1, 16), (8, 2), (64, 1)])
+def test_a_process_takes_its_share_of_its_own_machine(
+    ranks: int | None, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module, "usable_cores", lambda: 16)
+    monkeypatch.setenv("WORLD_SIZE", "64")  # on however many machines
+    if ranks is None:
+        monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    else:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+    assert default_threads() == threads

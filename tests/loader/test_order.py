@@ -124,5 +124,11 @@ def test_what_does_not_divide_is_refused_in_words() -> None:
         Order("digest", [10], 0, 32, lanes=5)
     with pytest.raises(UserError, match="32 lanes do not divide over 3 ranks"):
         Order("digest", [100], 0, 32).step(0, 0, 3)
+    for samples, ranks, lanes in [(192, 3, 48), (96, 32, 32), (128, 128, 128)]:
+        with pytest.raises(UserError, match=f"or set lanes to {lanes} from the start"):
+            Order("digest", [1000], 0, samples).step(0, 0, ranks)
+        Order("digest", [1000], 0, samples, lanes).step(0, 0, ranks)
+    with pytest.raises(UserError, match="or samples a step that 5 divides, which 32 are not"):
+        Order("digest", [100], 0, 32).step(0, 0, 5)
     with pytest.raises(UserError, match="no samples"):
         Order("digest", [0, 0], 0, 32)

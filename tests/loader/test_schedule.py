@@ -37,6 +37,7 @@ def test_any_step_is_found_alone(weights: list[float], seed: int, step: int) -> 
     for near in range(max(0, step - 70), step):
         walked.at(near)
     assert walked.at(step) == Schedule(weights, seed).at(step)
+    assert walked.at(step // 2) == Schedule(weights, seed).at(step // 2)  # and back
 
 
 def test_sources_alternate_irregularly_and_by_seed() -> None:
@@ -56,8 +57,13 @@ def test_long_run_share_is_the_weight() -> None:
 
 def test_seeking_far_is_quick() -> None:
     started = time.process_time()
-    source, place = Schedule([3, 1], 0).at(50_000_000)
+    schedule = Schedule([3, 1], 0)
+    source, place = schedule.at(50_000_000)
     assert time.process_time() - started < 1
+    started = time.process_time()
+    for block in range(100):
+        schedule.at(50_000_000 + block * BLOCK)
+    assert time.process_time() - started < 0.5  # what lies before is not counted again
     assert place == pytest.approx(50_000_000 * (0.75, 0.25)[source], rel=1e-3)
 
 

@@ -249,6 +249,17 @@ def test_a_cache_too_small_for_what_is_read_at_once_is_refused_before_a_step(
         next(made)
 
 
+def test_loaders_that_are_used_in_turn_share_the_room_of_the_cache(server: FaultServer, tmp_path: Path) -> None:
+    sizes = [shard.filesize for shard in here(server, "long").manifest.shards]
+    cache = Cache(tmp_path / "cache", 12 * max(sizes))
+    corpus = Corpus.open(f"{server.address}/long", cache)  # one alone takes 4 shards at once and 4 under way
+    with loader(corpus, batch_size=2, lanes=1) as one, loader(corpus, batch_size=2, lanes=1) as other:
+        ClipLoader.share_room([one, other])
+        next(one), next(other)
+        with loader(corpus, batch_size=2, lanes=1) as third, pytest.raises(UserError, match="the 12 shards read at"):
+            ClipLoader.share_room([one, other, third])
+
+
 def test_a_small_cache_is_never_overfull_and_the_batches_are_the_same(server: FaultServer, tmp_path: Path) -> None:
     sizes = [shard.filesize for shard in here(server, "long").manifest.shards]
     limit = 10 * max(sizes)
