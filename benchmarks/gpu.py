@@ -42,8 +42,9 @@ from understudy.shards.kinds import Codec
 from understudy.shards.machine import usable_cores
 from understudy.shards.manifest import Corpus
 
-# Dense bf16 peaks from NVIDIA's data sheets, in FLOP/s: SXM parts, without sparsity.
-PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "B200": 2250e12}
+# Dense bf16 peaks from NVIDIA's data sheets, in FLOP/s, without sparsity, by the names of SXM parts: others of the same
+# family (PCIe, NVL, GH200) have other peaks.
+PEAKS = {"NVIDIA H200": 989e12, "H100 80GB HBM3": 989e12, "A100-SXM": 312e12, "NVIDIA B200": 2250e12}
 PIPELINES = (1, 2, 4, 7)
 VIEWS = (4, 1)
 STAGES: tuple[StageName, ...] = ("stage1", "stage2")
@@ -112,6 +113,8 @@ class Report:
     """Rows as they come, and the time there is."""
 
     deadline: float
+    save: Callable[[], None]
+    """Called after every row: a machine may be taken away at any moment."""
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def measure(self, section: str, name: str, unit: str, what: Callable[[], Found], needs: float = 0.0) -> None:
@@ -121,12 +124,14 @@ class Report:
         started = time.monotonic()
         if started + needs > self.deadline:
             row["note"] = "not measured: no time left"
+            self.save()
             return
         try:
             row["value"], row["details"] = what()
         except Exception as error:  # whatever it is, the other rows are wanted
             row["note"] = " ".join(f"{type(error).__name__}: {error}".split())[:300]
         row["took_seconds"] = round(time.monotonic() - started, 2)
+        self.save()
         print(_line(row), file=sys.stderr, flush=True)
 
 
@@ -136,12 +141,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     plan = REHEARSAL if device.type == "cpu" else QUICK if args.quick else FULL
     started = time.time()
-    report = Report(time.monotonic() + 60 * args.minutes)
+    corpora: Corpora = {}
+    report = Report(time.monotonic() + 60 * args.minutes, lambda: _save(args, report, plan, corpora, device, started))
     args.out.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
         work = args.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="understudy-gpu-")))
         try:
-            corpora = material.open_corpora(args.corpus) if args.corpus else _make(report, plan, work)
+            if args.corpus:
+                corpora |= material.open_corpora(args.corpus)
+            else:
+                _make(report, plan, corpora, work)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
@@ -149,7 +158,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if not args.only or name in args.only:
                 section(report, plan, corpora, device, args.out)
                 _free(device)
-                _save(args, report, plan, corpora, device, started)
     print(_table(report.rows))
     return 0
 
@@ -276,8 +284,9 @@ def compiled(report: Report, plan: Plan, corpora: Corpora, device: torch.device,
         _free(device)
 
 
-# In the order of what is wanted most, should the time not do.
-SECTIONS = {f.__name__: f for f in (agreement, training, decoding, batches, decoders, compiled)}
+# In the order of what is wanted most, should the time not do. Compiling goes before what decoders that are not the
+# default's do: it may become the default.
+SECTIONS = {f.__name__: f for f in (agreement, training, decoding, compiled, batches, decoders)}
 
 
 def _measure_steps(
@@ -316,15 +325,12 @@ def _rate(rate: decode.Rate) -> Found:
     return rate.clips_per_second, asdict(rate)
 
 
-def _make(report: Report, plan: Plan, work: Path) -> Corpora:
-    corpora: Corpora = {}
-
+def _make(report: Report, plan: Plan, corpora: Corpora, work: Path) -> None:
     def make() -> Found:
         corpora.update(material.make_corpora(work, plan.clips, plan.width, plan.height, plan.frames))
         return plan.clips, {}
 
     report.measure("material", "corpora made here, in each codec", "clips", make)
-    return corpora
 
 
 def _free(device: torch.device) -> None:
@@ -335,6 +341,8 @@ def _free(device: torch.device) -> None:
 
 def _peak(device: torch.device) -> float | None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    if "NVL" in name or "PCIe" in name:
+        return None
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 
 

@@ -151,15 +151,30 @@ def load_holes(
     return shares, reasons
 
 
+Checked = tuple[list[tuple[Request, str | None]], str | None]
+
+
+def check_sample(
+    feed: Feed, decoder: BatchDecoder, sample: int, visit: int, stop: threading.Event | None = None
+) -> Checked:
+    """As `read_sample`; with each request comes what the decoder says of it before it decodes."""
+    requests, reason = read_sample(feed, sample, visit, stop)
+    return [(request, decoder.check(request)) for request in requests], reason
+
+
 def decode_together(
-    decoder: BatchDecoder, samples: list[Future[tuple[list[Request], str | None]]], sample_shape: tuple[int, ...]
+    decoder: BatchDecoder, samples: list[Future[Checked]], sample_shape: tuple[int, ...]
 ) -> tuple[torch.Tensor, list[str | None]]:
-    """Decode what `read_sample` read, all at once: clips uint8 (n, *sample_shape) and why which samples are zeros."""
+    """Decode what `check_sample` read, all at once: clips uint8 (n, *sample_shape) and why which samples are zeros."""
     clips = torch.empty((len(samples), *sample_shape), dtype=torch.uint8, device=decoder.device)
     windows = sample_shape[0]
     read = [sample.result() for sample in samples]
-    requests = [request for requests, _ in read for request in (requests or [None] * windows)]
-    answers = decoder.decode(requests, clips.flatten(0, 1))
+    requests: list[Request | None] = []
+    verdicts: list[str | None] = []
+    for checked, _ in read:
+        requests += [request for request, _ in checked] or [None] * windows
+        verdicts += [verdict for _, verdict in checked] or [None] * windows
+    answers = decoder.decode(requests, verdicts, clips.flatten(0, 1))
     reasons: list[str | None] = []
     for i, (_, reason) in enumerate(read):
         failed = [answer for answer in answers[i * windows : (i + 1) * windows] if answer is not None]
@@ -212,7 +227,7 @@ def load_ahead(
         visits = list(zip(plan.ids.tolist(), plan.visits.tolist()))
         holes = pool.submit(load_holes, feed, visits, sample_shape, stop) if feed.places else None
         if isinstance(decoder, BatchDecoder):
-            read = [pool.submit(read_sample, feed, sample, visit, stop) for sample, visit in visits]
+            read = [pool.submit(check_sample, feed, decoder, sample, visit, stop) for sample, visit in visits]
             return delivery.submit(deliver, plan, partial(decode_together, decoder, read, sample_shape), holes)
         shape = (len(visits), *sample_shape)
         if stream:  # torch uses it again by itself

@@ -9,6 +9,7 @@ decoded on the host, which tells the good from the bad, and the pipelines are bu
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
@@ -31,6 +32,10 @@ PIPELINES: dict[Codec, int] = {"mjpeg": 1, "h264": 7}
 # Batches in a row that DALI refuses and the host decodes whole: then it is not the data. One is enough at the start.
 UNEXPLAINED = 10
 DALI_ERRORS = (RuntimeError, ValueError, IndexError)  # the forms that C++ exceptions take
+HOST = "host"  # a verdict: to be decoded by the host
+# DALI 2.4 keeps decoders of NVDEC by the size that is shown and looks for them by the size that is coded. Where they
+# differ it makes a new one for every video, and can take one of another height, whose colours are then wrong.
+MACROBLOCK = 16
 SIZE = "size: not what the corpus says"
 FRAMES = "frames: fewer than the corpus says"
 # By the number in a `colr` box. DALI converts every video by BT.601's matrix, which the shards have; without a number,
@@ -60,7 +65,7 @@ def dali_decoder(
     host = choose_decoder("auto", codec)
     assert not isinstance(host, BatchDecoder)
     decoder = _DaliDecoder(codec, device, pipelines, max(1, threads // pipelines), host)
-    return BatchDecoder(device, decoder.decode)
+    return BatchDecoder(device, check, decoder.decode)
 
 
 class _DaliDecoder:
@@ -74,21 +79,25 @@ class _DaliDecoder:
         self._host = host
         self._pipelines: list[Any] = []
         self._built_for = (0, 0, 0, 0)  # requests at most, views, frames, size
+        self._lent: deque[tuple[torch.cuda.Event, list[Any]]] = deque()  # DALI's memory, until a stream has read it
         self._worked = False
         self._unexplained = 0
 
-    def decode(self, requests: Sequence[Request | None], out: torch.Tensor) -> list[str | None]:
+    def decode(
+        self, requests: Sequence[Request | None], verdicts: Sequence[str | None], out: torch.Tensor
+    ) -> list[str | None]:
         """As `BatchDecoder` has it. Raises UserError where DALI fails and it is not because of the data."""
         reasons: list[str | None] = [None] * len(requests)
         here: list[int] = []
         on_host: list[int] = []
-        for i, request in enumerate(requests):
-            verdict = "empty" if request is None else _check(request)
+        for i, (request, verdict) in enumerate(zip(requests, verdicts, strict=True)):
+            if request is None:
+                continue
             if verdict is None:
                 here.append(i)
-            elif verdict == "host":
+            elif verdict == HOST:
                 on_host.append(i)
-            elif verdict != "empty":
+            else:
                 reasons[i] = verdict
         if here:
             # What is not decoded here is a copy of what is: the batch keeps its shape and stays one piece of memory.
@@ -98,7 +107,7 @@ class _DaliDecoder:
             try:
                 wrong = self._run(good, out)
             except DALI_ERRORS as error:
-                self._pipelines = []  # DALI's rule: one that failed is of no use any more
+                self._drop_pipelines()  # DALI's rule: one that failed is of no use any more
                 self._decode_on_host(requests, here, out, reasons)
                 self._take_note(error, any(reasons[i] is not None for i in here))
             else:
@@ -117,29 +126,45 @@ class _DaliDecoder:
         shares = [share for share in np.array_split(np.arange(len(requests)), self._count) if len(share)]
         capacity = len(shares[0])
         if not self._pipelines or capacity > self._built_for[0] or (views, frames, size) != self._built_for[1:]:
-            self._pipelines = []  # their memory is free before others take theirs
+            self._drop_pipelines()  # their memory is free before others take theirs
             self._built_for = (capacity, views, frames, size)
             self._pipelines = [self._build(capacity, views, frames, size) for _ in range(self._count)]
         for pipeline, share in zip(self._pipelines, shares):
             for name, value in self._inputs(requests[share[0] : share[-1] + 1]).items():
                 pipeline.feed_input(name, value)
             pipeline.schedule_run()
-        on_gpu = self._device.type == "cuda"
-        stream = torch.cuda.current_stream(self._device) if on_gpu else None
+        stream = torch.cuda.current_stream(self._device) if self._device.type == "cuda" else None
+        while self._lent and self._lent[0][0].query():
+            self._lent.popleft()
         wrong: list[int] = []
+        views_given: list[Any] = []
         for pipeline, share in zip(self._pipelines, shares):
-            *clips, shapes = pipeline.share_outputs(stream)
+            *clips, shapes = pipeline.share_outputs(stream)  # what it made is there, in the order of the stream
             for k, view in enumerate(clips):
-                # Ordered on the stream by DALI; what DALI gave is its own again when `made` is gone.
-                made = torch.from_dlpack(view.as_tensor()).view(len(share), frames, size, size, 3)
+                whole = view.as_tensor()
+                # On a GPU not through DLPack: what is handed over by it goes back with a wait for the whole device.
+                made = torch.as_tensor(whole, device=self._device) if stream else torch.from_dlpack(whole)
+                made = made.view(len(share), frames, size, size, 3)
                 out[share[0] : share[-1] + 1, k].copy_(made.permute(0, 4, 1, 2, 3))
             pipeline.release_outputs()
+            views_given += clips
             if self._codec == "h264":
                 sizes = np.asarray(shapes.as_array())[:, 1:3].tolist()
                 indices: list[int] = share.tolist()
                 right = [[requests[i].height, requests[i].width] for i in indices]
                 wrong += [i for i, there, asked in zip(indices, sizes, right) if there != asked]
+        if stream:
+            done = torch.cuda.Event(blocking=True)
+            done.record(stream)
+            self._lent.append((done, views_given))
         return wrong
+
+    def _drop_pipelines(self) -> None:
+        while self._lent:
+            done, views = self._lent.popleft()
+            done.synchronize()
+            del views
+        self._pipelines = []
 
     def _build(self, requests: int, views: int, frames: int, size: int) -> Any:
         from nvidia.dali.pipeline import Pipeline
@@ -240,18 +265,18 @@ def _graph(codec: Codec, on_gpu: bool, views: int, size: int) -> list[Any]:
     return [*clips, decoded.shape()]
 
 
-def _check(request: Request) -> str | None:
-    """None if DALI may have it, "host" for what only other decoders do right, else why it can't be used."""
+def check(request: Request) -> str | None:
+    """None if DALI may have it, HOST for what other decoders do better, else why it can't be used."""
     if len(request.crops) and not _inside(request.crops, request.width, request.height):
         return "crop: not inside the frame"
     if request.codec == "mjpeg":
         return _check_jpegs(request)
     file = read_mp4(request.payload[0])
-    if file is None:
-        return "host"
+    if file is None or request.width % MACROBLOCK or request.height % MACROBLOCK:
+        return HOST
     if int(request.frames.min()) < 0 or int(request.frames.max()) >= len(file.sizes):
         return FRAMES
-    return None if _matrix(request.payload[0]) in BT601 else "host"
+    return None if _matrix(request.payload[0]) in BT601 else HOST
 
 
 def _inside(boxes: NDArray[np.int32], width: int, height: int) -> bool:

@@ -136,7 +136,10 @@ class Pipeline:
         decoder, shape = self._feed.decoder, (self._shape[0], *self._shape[2:])
         if isinstance(decoder, BatchDecoder):
             clips = torch.empty(shape, dtype=torch.uint8, device=self.device)
-            return (self._finished(decoder.decode(asked, clips[: len(asked)])) for asked in cycle(requests))
+            checked = [
+                (asked, [decoder.check(request) for request in asked]) for asked in requests
+            ]  # by those who read
+            return (self._finished(decoder.decode(*both, clips[: len(both[0])])) for both in cycle(checked))
         memory = Memory(spare=2 * self.threads)
 
         def work(asked: list[Request]) -> object:

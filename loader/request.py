@@ -44,8 +44,10 @@ class BatchDecoder:
     """A decoder that is asked for whole batches, and makes them on `device`.
 
     `decode` is as a `Decoder`, but for this: `out` is a contiguous tensor on `device`, filled in the order of the
-    current stream; a request that is None stands for zeros and no reason; one thread calls it at a time.
+    current stream; a request that is None stands for zeros and no reason; one thread calls it at a time. With each
+    request comes what `check` said of it, which may be asked in any thread before: it looks at headers only.
     """
 
     device: torch.device
-    decode: Callable[[Sequence[Request | None], torch.Tensor], list[str | None]]
+    check: Callable[[Request], str | None]
+    decode: Callable[[Sequence[Request | None], Sequence[str | None], torch.Tensor], list[str | None]]

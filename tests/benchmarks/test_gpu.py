@@ -149,11 +149,11 @@ def test_a_decoder_that_is_wrong_does_not_agree(packed: list[str], monkeypatch: 
     assert right["agrees"]
     assert right["max_difference"] == 0
 
-    def frames_late(requests: Any, out: torch.Tensor) -> list[str | None]:
+    def frames_late(requests: Any, verdicts: Any, out: torch.Tensor) -> list[str | None]:
         late = [replace(request, frames=request.frames[[1, 2, 3, 3]]) for request in requests]
         return gpu_decode.decode_reference(late, out.numpy())
 
-    monkeypatch.setattr(gpu_decode, "choose_decoder", lambda *_: BatchDecoder(CPU, frames_late))
+    monkeypatch.setattr(gpu_decode, "choose_decoder", lambda *_: BatchDecoder(CPU, lambda _: None, frames_late))
     wrong = gpu_decode.agreement("dali", corpus, clip, CPU, 4)
     assert not wrong["agrees"]
     assert not wrong["same_frames"]

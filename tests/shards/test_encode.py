@@ -66,6 +66,18 @@ def test_every_frame_is_there_in_order_and_true(codec, count, fps):
         assert np.abs(frame.mean((0, 1)) - original.mean((0, 1))).max() < 1.5  # no cast, no lost range
 
 
+@pytest.mark.parametrize(("width", "height", "stored"), [(106, 64, (96, 64)), (64, 94, (64, 80)), (100, 36, (96, 36))])
+def test_the_long_side_of_h264_is_whole_macroblocks_of_the_middle(width, height, stored):
+    encoded = encode(moving(3, width, height), "h264", fps=6, quality=95)
+    assert (encoded.width, encoded.height) == stored
+    left, top = (width - stored[0]) // 4 * 2, (height - stored[1]) // 4 * 2
+    for frame, original in zip(decoded_mp4(encoded.members["mp4"]), moving(3, width, height)):
+        middle = original[top : top + stored[1], left : left + stored[0]]
+        assert mean_error(frame, middle) < 3
+        assert np.abs(frame.mean((0, 1)) - middle.mean((0, 1))).max() < 1.5
+    assert encode(moving(3, width, height), "mjpeg", fps=6, quality=95).width == width
+
+
 @pytest.mark.parametrize("codec", ["mjpeg", "h264"])
 def test_a_full_disk_is_no_matter(codec):
     expected = encode(moving(), codec, fps=6, quality=85)
