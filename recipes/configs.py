@@ -167,8 +167,8 @@ def as_released() -> MixedConfig:
     paper = ppma()
     return replace(
         paper,
-        stage1=replace(paper.stage1, halved=True),
-        stage2=replace(paper.stage2, halved=True),
+        stage1=replace(paper.stage1, halved="whole"),
+        stage2=replace(paper.stage2, halved="rest"),
         shared_head=True,
         fresh_norm=True,
         probe_views=replace(paper.probe_views, starts="released"),

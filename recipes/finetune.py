@@ -20,6 +20,7 @@ from understudy.models.align import mixed_cross_entropy
 from understudy.models.augment import Augment, augment_batch
 from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
+from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
 from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import cache_name, one_pass, weights_digest
@@ -42,8 +43,8 @@ class FinetuneConfig:
     rate: float = 2e-3
     start: float = 5e-7
     end: float = 5e-7
-    halved: bool = False
-    """The rate halves when warm-up ends, as in the released PPMA code."""
+    halved: Halved = "no"
+    """The rate halves when warm-up ends: rest, as in the released PPMA code; whole, as in its masked autoencoding."""
     weight_decay: float = 1e-4
     layer_decay: float = 0.75
     drop_path: float = 0.1

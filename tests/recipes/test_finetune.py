@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from understudy.models.optim import Halved
 from understudy.recipes.configs import ppma
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune_stage
 from understudy.recipes.transfer import command_line
@@ -14,21 +15,22 @@ from understudy.recipes.transfer import command_line
 UCF101 = 9_537  # training videos of split 1
 
 
-@pytest.mark.parametrize("halved", [False, True])
-def test_rates_on_ucf101_at_every_step(halved: bool) -> None:
+@pytest.mark.parametrize(
+    ("halved", "top", "first"), [("no", 2e-3, 2e-3), ("whole", 1e-3, 0.9619e-3), ("rest", 1e-3, 1e-3)]
+)
+def test_rates_on_ucf101_at_every_step(halved: Halved, top: float, first: float) -> None:
     stage = finetune_stage(replace(FinetuneConfig(), halved=halved), UCF101)
     assert (stage.steps, stage.warmup) == (8_941, 1_118)  # 30 and 3.75 epochs of 298.03 batches of 32
     step = np.arange(8_941)
     rising = np.interp(step, [0, 1_118], [5e-7, 2e-3])
-    turn = step / 8_941 if halved else (step - 1_118) / (8_941 - 1_118)
-    top = 1e-3 if halved else 2e-3
+    turn = step / 8_941 if halved == "whole" else (step - 1_118) / (8_941 - 1_118)
     # cos^2 in place of (1 + cos) / 2
     falling = 5e-7 + (top - 5e-7) * np.cos(np.pi * turn / 2) ** 2
     expected = np.where(step < 1_118, rising, falling)
     np.testing.assert_allclose([stage.rate_at(int(i)) for i in step], expected, rtol=1e-9)
     assert stage.rate_at(0) == 5e-7
     assert stage.rate_at(8_940) == pytest.approx(5e-7, rel=1e-3)
-    assert stage.rate_at(1_118) == pytest.approx(2e-3 if not halved else 0.9619e-3, rel=1e-3)
+    assert stage.rate_at(1_118) == pytest.approx(first, rel=1e-4)
 
 
 def test_the_defaults_are_the_papers() -> None:
@@ -42,5 +44,5 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_the_released_rate_is_a_switch_of_the_command_line() -> None:
-    config = command_line(["ppma", "--finetune.halved", "--finetune.start", "1e-6"]).finetune
-    assert (config.halved, config.start, config.end) == (True, 1e-6, 5e-7)
+    config = command_line(["ppma", "--finetune.halved", "rest", "--finetune.start", "1e-6"]).finetune
+    assert (config.halved, config.start, config.end) == ("rest", 1e-6, 5e-7)
