@@ -148,7 +148,9 @@ def ppma() -> MixedConfig:
             layer_decay=0.75,
             start=5e-7,
             end=5e-7,
-            augment=Augment(operations=4, magnitude=7.0, probability=0.5, erasing=0.25, mixup=0.8, cutmix=1.0),
+            augment=Augment(
+                operations=4, magnitude=7.0, probability=0.5, erasing=0.25, mixup=0.8, cutmix=1.0, group=16
+            ),
         ),
         stride=1,  # 16 frames at 6 frames/s are 2.67 s; the paper's clips are 2.7 s
         drop_path=0.1,

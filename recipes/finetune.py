@@ -51,7 +51,9 @@ class FinetuneConfig:
     smoothing: float = 0.1
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = False
-    augment: Augment = field(default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0))
+    augment: Augment = field(
+        default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
+    )
     seeds: int = 3
 
 

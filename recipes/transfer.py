@@ -30,7 +30,7 @@ from understudy.models.augment import Augment
 from understudy.models.classify import VideoClassifier
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
-from understudy.recipes.check import check_held_out, check_probe
+from understudy.recipes.check import check_held_out, check_mixing, check_probe
 from understudy.recipes.entries import SCRATCH, Model, Task, machine, open_model, open_task
 from understudy.recipes.features import cache_name, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
@@ -174,6 +174,7 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
                 f"not {settings.epochs} and {settings.batch_size}"
             )
     if "finetune" in config.protocols:
+        check_mixing(config.finetune.augment, "--finetune", config.finetune.batch_size, 1, ranks)
         for task in tasks:
             finetune_stage(config.finetune, len(task.train))
         if config.finetune.seeds < 1:

@@ -37,8 +37,9 @@ def test_the_defaults_are_the_papers() -> None:
     config, paper = FinetuneConfig(), ppma().stage2
     stage = finetune_stage(config, UCF101)
     # Stage 2 and fine-tuning share all but their length, batch and corpora.
-    same = ("rate", "start", "end", "halved", "weight_decay", "betas", "layer_decay", "crop_scale", "flip", "augment")
+    same = ("rate", "start", "end", "halved", "weight_decay", "betas", "layer_decay", "crop_scale", "flip")
     assert {name: asdict(stage)[name] for name in same} == {name: asdict(paper)[name] for name in same}
+    assert stage.augment == replace(paper.augment, group=8)  # a process has half as many clips
     assert (stage.batch_size, stage.views, config.drop_path, config.smoothing) == (32, 1, 0.1, 0.1)
     assert (AverageConfig().rate, AverageConfig().end) == (1.6e-2, 4e-6)
 

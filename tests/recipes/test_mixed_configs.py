@@ -104,7 +104,7 @@ def test_papers_stage_2_augments_as_the_paper() -> None:
     config = ppma()
     assert asdict(config.stage2.augment) == {
         "operations": 4, "magnitude": 7.0, "deviation": 0.5, "probability": 0.5,
-        "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0,
+        "erasing": 0.25, "mixup": 0.8, "cutmix": 1.0, "group": 16,
     }  # fmt: skip
     assert asdict(config.stage1.augment) == asdict(demo().stage1.augment)  # nothing
     assert (config.smoothing, config.drop_path) == (0.1, 0.1)

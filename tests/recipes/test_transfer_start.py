@@ -46,6 +46,7 @@ def corpora(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[...,
         (["--finetune.epochs", "-1"], r"--finetune needs epochs above 0 and a batch"),
         (["--finetune.seeds", "0"], r"--finetune.seeds 0: at least 1"),
         (["--finetune.augment.erasing", "2"], r"augment needs"),
+        (["--finetune.augment.mixup", "1", "--finetune.augment.group", "6"], r"--finetune: groups of 6 rows don't fit"),
         (["--average", "scratch", "scratch", "--averaging.batch-size", "0"], r"--averaging needs epochs"),
     ],
 )
