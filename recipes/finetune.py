@@ -23,7 +23,7 @@ from understudy.models.classify import VideoClassifier
 from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
 from understudy.recipes.checkpoint import save_tensors
-from understudy.recipes.features import cache_name, one_pass, weights_digest
+from understudy.recipes.features import cache_name, encoder_key, one_pass
 from understudy.recipes.train import ENCODER, Stage, StageReport, step_seed, train_stage
 from understudy.shards.manifest import Corpus
 
@@ -134,7 +134,7 @@ def finetune(
     What is done lies in a folder of `out` named by all that decides it, and is not done again.
     """
     classes = len(train.manifest.classes)
-    about = {"weights": weights_digest(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
+    about = {**encoder_key(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
     about |= {"config": asdict(config), "clip": asdict(clip), "views": asdict(views), "seed": seed}
     about |= {"precision": accelerator.mixed_precision}
     name = cache_name("finetune", train, about)
@@ -168,7 +168,7 @@ def learn_average(
     threads: int,
 ) -> VideoViT:
     """The mixture of two encoders that a linear head on `train` is best served by, as an encoder of its own."""
-    about = {"weights": [weights_digest(encoder) for encoder in encoders], "train": train.manifest.digest}
+    about = {"encoders": [encoder_key(encoder) for encoder in encoders], "train": train.manifest.digest}
     about |= {"config": asdict(config), "clip": asdict(clip), "precision": accelerator.mixed_precision}
     name = cache_name("average", train, about)
     torch.manual_seed(step_seed(0, "init-average"))

@@ -32,7 +32,7 @@ from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.check import check_held_out, check_mixing, check_probe
 from understudy.recipes.entries import SCRATCH, Model, Task, machine, open_model, open_task
-from understudy.recipes.features import cache_name, frozen_features, view_count, weights_digest
+from understudy.recipes.features import cache_name, encoder_key, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
@@ -214,7 +214,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
         settings, probe = config.probe, partial(probe_linearly, config=config.probe)
     else:
         settings, probe = config.attentive, partial(probe_attentively, config=config.attentive)
-    decided = {"weights": model.about["digest"], "clip": asdict(clip), "precision": accelerator.mixed_precision}
+    decided = {**encoder_key(model.encoder), "clip": asdict(clip), "precision": accelerator.mixed_precision}
     decided |= {"train": task.train.manifest.digest, "train_views": asdict(config.train_views)}
     decided |= {"val": task.val.manifest.digest, "val_views": asdict(config.val_views), "config": asdict(settings)}
     scores = kept_scores(

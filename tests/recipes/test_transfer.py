@@ -24,6 +24,7 @@ from understudy.loader import Clip, EvalViews
 from understudy.models.loading import header
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
+from understudy.recipes import features
 from understudy.recipes.features import Features, frozen_features
 from understudy.recipes.probing import Scores, kept_scores, probe_linearly
 from understudy.recipes.table import results_table
@@ -148,6 +149,28 @@ def test_what_is_done_is_not_done_again(finished: Path, data: Path, checkpoints:
         assert [row.get(name) for row in again["rows"]] == [row.get(name) for row in rows]
 
 
+def test_what_is_kept_of_an_encoder_is_not_taken_for_that_of_another_with_its_weights(
+    data: Path, tmp_path: Path
+) -> None:
+    for heads in (2, 4):
+        torch.manual_seed(0)
+        VideoViT(replace(VIT, heads=heads)).save_pretrained(tmp_path / f"{heads}-heads")
+    few = ("--protocols", "linear", "finetune", "--finetune.epochs", "1", "--finetune.seeds", "1")
+    names = ("--checkpoint", *(str(tmp_path / f"{heads}-heads") for heads in (2, 4)))
+    rows = main(config_of(data, tmp_path / "out", *few, *names))["rows"]
+    assert rows[0]["digest"] == rows[1]["digest"]
+    for kept in ("probes/linear-*", "finetune-*", "features/shades-val-*"):
+        assert len(list((tmp_path / "out").glob(kept))) == 2, kept
+
+
+def test_results_of_another_format_are_made_anew(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, names = Corpus.open(data / "shades-val"), set[str]()
+    for number in (features.FORMAT, features.FORMAT + 1):
+        monkeypatch.setattr(features, "FORMAT", number)
+        names.add(features.cache_name("finetune", corpus, {"seed": 0}))
+    assert len(names) == 2
+
+
 def test_a_finetuning_killed_before_it_was_scored_is_done_again(finished: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = config_of(data, out, "--checkpoint", "scratch", "--protocols", "finetune")
@@ -167,25 +190,25 @@ def test_features_from_the_disk_are_those_of_memory(level: Any, data: Path, tmp_
     encoder, corpus = VideoViT(VIT), Corpus.open(data / "shades-val")
     two_by_two = EvalViews(2, 2)
 
-    def features(cache: Path | None, views: EvalViews = two_by_two) -> Features:
+    def taken(cache: Path | None, views: EvalViews = two_by_two) -> Features:
         clip = Clip(frames=4, stride=1, size=32)
         return frozen_features(accelerator, encoder, corpus, clip, views, level=level, threads=1, cache=cache)
 
-    plain, stored = features(None), features(tmp_path)
+    plain, stored = taken(None), taken(tmp_path)
     assert plain.values.shape == ((24, 4, 32) if level == "pooled" else (24, 4, VIT.tokens, 32))
     torch.testing.assert_close(plain.values, stored.values, rtol=0, atol=0)
     assert plain.ok.all() and stored.ok.all() and not stored.cached
-    assert features(tmp_path).cached
-    assert not features(tmp_path, EvalViews(1, 2)).cached
-    assert not features(tmp_path, EvalViews(2, 2, "released")).cached
+    assert taken(tmp_path).cached
+    assert not taken(tmp_path, EvalViews(1, 2)).cached
+    assert not taken(tmp_path, EvalViews(2, 2, "released")).cached
     with torch.no_grad():
         encoder.norm.bias.add_(1)
-    moved = features(tmp_path)
+    moved = taken(tmp_path)
     assert not moved.cached and not torch.equal(moved.values, plain.values)
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="delete it"):
-        features(tmp_path)
+        taken(tmp_path)
 
 
 def test_the_rate_is_chosen_without_a_look_at_the_validation_videos(data: Path) -> None:
