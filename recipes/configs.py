@@ -123,7 +123,7 @@ def ppma() -> MixedConfig:
     """The paper's recipe (ViT-B, 16 x 224 x 224, batch 128) on corpora that you name, which are packed at 6 frames/s:
     `accelerate launch recipes/mixed.py ppma --mae-corpora NH --align-corpora NH SYN --probe-train T --probe-val V`.
     By arithmetic 3 h (stage 1) and 9 h (stage 2) on one H200 at 30-40 % of its peak; not run yet. The paper's linear
-    probe is 88.4 % on UCF101 and 64.9 % on HMDB51, trained with heavy augmentation; the one here is lighter.
+    probe is 88.4 % on UCF101 and 64.9 % on HMDB51, trained with heavy augmentation: `transfer.py --protocols online`.
     """
     return MixedConfig(
         vit=BASE,

@@ -1,6 +1,6 @@
-"""Training on a downstream corpus with gradients in the trunk: full fine-tuning, and learning an adaptive average.
+"""Training on a downstream corpus, clips augmented anew each time: full fine-tuning, a head alone, an adaptive average.
 
-Both are a stage of `train.py`: resumed after a kill, the same on any number of ranks, stopped by a loss that is NaN.
+Each is a stage of `train.py`: resumed after a kill, the same on any number of ranks, stopped by a loss that is NaN.
 """
 
 from __future__ import annotations
@@ -55,6 +55,14 @@ class FinetuneConfig:
         default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
     )
     seeds: int = 3
+
+
+def online_probe() -> FinetuneConfig:
+    """PPMA's linear probe, of its released code: the head alone, on a frozen trunk, with all of fine-tuning's
+    augmentation; rate 4e-6 to 1.6e-2 and back, of which the head gets 0.75 as in fine-tuning. There the trunk drops
+    paths meanwhile, which `drop_path` 0.1 does here.
+    """
+    return FinetuneConfig(rate=1.6e-2, start=4e-6, end=4e-6, drop_path=0.0)
 
 
 @dataclass(frozen=True)
@@ -128,8 +136,10 @@ def finetune(
     seed: int,
     out: Path,
     threads: int,
+    *,
+    frozen: bool = False,
 ) -> Finetuned:
-    """Fine-tune all weights on `train`, and score `val`.
+    """Fine-tune all weights on `train`, or with `frozen` those of the head, and score `val`.
 
     What is done lies in a folder of `out` named by all that decides it, and is not done again.
     """
@@ -137,10 +147,11 @@ def finetune(
     about = {**encoder_key(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
     about |= {"config": asdict(config), "clip": asdict(clip), "views": asdict(views), "seed": seed}
     about |= {"precision": accelerator.mixed_precision}
-    name = cache_name("finetune", train, about)
+    name = cache_name("online" if frozen else "finetune", train, about)
     torch.manual_seed(step_seed(seed, "init-finetune"))
     model = VideoClassifier(encoder.config, classes, config.drop_path)
     model.encoder.load_state_dict(encoder.state_dict())
+    model.encoder.requires_grad_(not frozen)  # nor does anything but drop path tell train from eval mode in it
     scores = out / name / SCORES
     if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
         shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PROTOCOLS = {"finetune": "fine-tuning", "linear": "linear", "attentive": "attentive"}
+PROTOCOLS = {"finetune": "fine-tuning", "linear": "linear", "attentive": "attentive", "online": "online linear"}
 
 
 def results_table(results: dict[str, Any]) -> str:

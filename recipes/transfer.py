@@ -4,7 +4,7 @@
 
 where DATA/ucf101-train and DATA/ucf101-val are corpora that `understudy pack` made.
 
-Fine-tuning, linear probe, attentive probe, the adaptive average of two checkpoints; accuracies with intervals in
+Fine-tuning, linear probes, attentive probe, the adaptive average of two checkpoints; accuracies with intervals in
 OUT/results.json. A config is a function below; every value can be set on the command line (`transfer.py demo --help`).
 """
 
@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import harmonic_mean
@@ -33,7 +33,14 @@ from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.check import check_held_out, check_mixing, check_probe
 from understudy.recipes.entries import SCRATCH, Model, Task, machine, open_model, open_task
 from understudy.recipes.features import cache_name, encoder_key, frozen_features, view_count, weights_digest
-from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
+from understudy.recipes.finetune import (
+    AverageConfig,
+    FinetuneConfig,
+    finetune,
+    finetune_stage,
+    learn_average,
+    online_probe,
+)
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
 from understudy.recipes.start import cores, make_accelerator, threads_of, told_in_one_line
@@ -42,7 +49,7 @@ from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 
-Protocol = Literal["linear", "attentive", "finetune"]
+Protocol = Literal["linear", "attentive", "finetune", "online"]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
@@ -70,6 +77,7 @@ class TransferConfig:
     probe: ProbeConfig = field(default_factory=lambda: ProbeConfig(rates=RATES))
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    online: FinetuneConfig = field(default_factory=online_probe)
     averaging: AverageConfig = field(default_factory=AverageConfig)
     exclude: tuple[str, ...] = ()
     """Keys of validation samples that don't count. Others that can't be decoded count as wrong."""
@@ -98,6 +106,7 @@ def demo() -> TransferConfig:
             augment=Augment(),
             flip=True,
         ),
+        online=replace(online_probe(), epochs=8, warmup_epochs=1, crop_scale=(0.5, 1.0), augment=Augment(), flip=True),
         averaging=AverageConfig(epochs=10, crop_scale=(0.5, 1.0)),
     )
 
@@ -166,19 +175,20 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
             raise UserError(f"{model.name}: {error}") from None
     if len({model.encoder.config for model in models[len(config.checkpoint) :]}) > 1:
         raise UserError(f"--average {' '.join(config.average)}: encoders of different shapes can't be averaged")
-    batches = {"--finetune": config.finetune} if "finetune" in config.protocols else {}
+    trained = {"finetune": config.finetune, "online": config.online}
+    batches = {f"--{name}": settings for name, settings in trained.items() if name in config.protocols}
     for flag, settings in {**batches, **({"--averaging": config.averaging} if config.average else {})}.items():
         if settings.epochs <= 0 or settings.batch_size < 1 or settings.batch_size % ranks:
             raise UserError(
                 f"{flag} needs epochs above 0 and a batch that {ranks} ranks divide, "
                 f"not {settings.epochs} and {settings.batch_size}"
             )
-    if "finetune" in config.protocols:
-        check_mixing(config.finetune.augment, "--finetune", config.finetune.batch_size, 1, ranks)
+    for flag, settings in batches.items():
+        check_mixing(settings.augment, flag, settings.batch_size, 1, ranks)
         for task in tasks:
-            finetune_stage(config.finetune, len(task.train))
-        if config.finetune.seeds < 1:
-            raise UserError(f"--finetune.seeds {config.finetune.seeds}: at least 1 is needed")
+            finetune_stage(settings, len(task.train))
+        if settings.seeds < 1:
+            raise UserError(f"{flag}.seeds {settings.seeds}: at least 1 is needed")
 
 
 def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
@@ -186,14 +196,16 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     threads = threads_of(config, accelerator)
     clip = clip_of(model.encoder.config, config)
     about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
-    if protocol == "finetune":
+    if protocol in ("finetune", "online"):
+        frozen = protocol == "online"
+        settings = config.online if frozen else config.finetune
         train_and_score = partial(finetune, accelerator, model.encoder, task.train, task.val, clip, config.val_views)
         runs = [
-            train_and_score(config.finetune, seed=seed, out=config.out, threads=threads)
-            for seed in range(config.finetune.seeds)
+            train_and_score(settings, seed=seed, out=config.out, threads=threads, frozen=frozen)
+            for seed in range(settings.seeds)
         ]
         seconds = sum(run.report.seconds for run in runs)
-        about |= {"rate": config.finetune.rate, "steps": runs[0].report.steps}
+        about |= {"rate": settings.rate, "steps": runs[0].report.steps}
         about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
         about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
         about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}

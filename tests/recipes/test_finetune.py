@@ -7,9 +7,11 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from understudy.models.optim import Halved
+from understudy.models.classify import VideoClassifier
+from understudy.models.optim import Halved, parameter_groups
+from understudy.models.vit import DEMO
 from understudy.recipes.configs import ppma
-from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune_stage
+from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune_stage, online_probe
 from understudy.recipes.transfer import command_line
 
 UCF101 = 9_537  # training videos of split 1
@@ -42,6 +44,18 @@ def test_the_defaults_are_the_papers() -> None:
     assert stage.augment == replace(paper.augment, group=8)  # a process has half as many clips
     assert (stage.batch_size, stage.views, config.drop_path, config.smoothing) == (32, 1, 0.1, 0.1)
     assert (AverageConfig().rate, AverageConfig().end) == (1.6e-2, 4e-6)
+
+
+def test_the_online_probes_rates_are_the_papers() -> None:
+    stage = finetune_stage(online_probe(), UCF101)
+    assert (stage.steps, stage.warmup, stage.batch_size) == (8_941, 1_118, 32)
+    assert [stage.rate_at(step) for step in (0, 1_118)] == [4e-6, 1.6e-2]
+    assert stage.rate_at(8_940) == pytest.approx(4e-6, rel=1e-3)
+    model = VideoClassifier(DEMO, 5)
+    model.encoder.requires_grad_(False)
+    groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=stage.layer_decay, depth=DEMO.depth)
+    assert [group["lr_scale"] for group in groups] == [0.75, 0.75]  # 1.2e-2 at most, for weights and for biases
+    assert (online_probe().augment, online_probe().smoothing) == (FinetuneConfig().augment, 0.1)
 
 
 def test_the_released_rate_is_a_switch_of_the_command_line() -> None:

@@ -18,13 +18,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from understudy.loader import Clip, EvalViews
 from understudy.models.loading import header
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
 from understudy.recipes import features
+from understudy.recipes.entries import open_model
 from understudy.recipes.features import Features, frozen_features
 from understudy.recipes.probing import Scores, kept_scores, probe_linearly
 from understudy.recipes.table import results_table
@@ -171,6 +172,23 @@ def test_results_of_another_format_are_made_anew(data: Path, monkeypatch: pytest
     assert len(names) == 2
 
 
+def test_fine_tuning_learns_and_the_online_probe_does_so_on_a_trunk_that_stays(data: Path, tmp_path: Path) -> None:
+    config = config_of(
+        *(data, tmp_path, "--protocols", "finetune", "online"),
+        *("--finetune.epochs", "10", "--finetune.rate", "1e-2", "--finetune.seeds", "1"),
+        *("--online.epochs", "10", "--online.rate", "5e-2", "--online.seeds", "1", "--online.batch-size", "6"),
+        *("--online.augment.mixup", "0.8", "--online.augment.group", "2"),
+    )
+    rows = {row["protocol"]: row for row in main(config)["rows"]}
+    assert rows["finetune"]["top1"] > 0.8 and rows["online"]["top1"] > 0.8  # chance is 0.33
+    assert rows["online"]["rate"] == 5e-2 and rows["online"]["steps"] == 75
+    start = open_model("scratch", VIT).encoder.state_dict()
+    tuned, frozen = (load_file(next(tmp_path.glob(f"{p}-*")) / "encoder.safetensors") for p in ("finetune", "online"))
+    torch.testing.assert_close(frozen, start, rtol=0, atol=0)
+    assert all(not torch.equal(tuned[name], tensor) for name, tensor in start.items())
+    assert "| online linear | scratch |" in results_table({"rows": [rows["online"]], "differences": []})
+
+
 def test_a_finetuning_killed_before_it_was_scored_is_done_again(finished: Path, data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     config = config_of(data, out, "--checkpoint", "scratch", "--protocols", "finetune")
@@ -314,6 +332,7 @@ def test_the_documents_table_and_chart_are_of_the_results(finished: Path, tmp_pa
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     row = results_of(finished)["rows"][0]
     assert f"| {100 * row['top1']:.1f} | {100 * row['low']:.1f} to" in text
+    assert "here the protocol `online`; \\* marks our `linear`" in text
     assert "*quoted:* PPMA" in text and "| ours | not run |" in text
     assert chart.read_text().count("<circle") == 9
     assert chart.read_text().count('stroke-dasharray="1 3"') == 3  # chance, in each block
