@@ -42,8 +42,8 @@ QUOTED: dict[str, dict[str, tuple[float, float]]] = {
 TASKS = ("ucf101", "hmdb51", "diving48", "ikea-fa", "uav-human")
 CACHED = " \\*"
 FOOTNOTE = (
-    "Fine-tuning / linear probe. The quoted probes are trained at one rate on clips that are augmented anew each time,\n"
-    "here the protocol `online`; \\* marks our `linear`, of cached features, at a rate chosen on a part of train."
+    "Fine-tuning / linear probe. The quoted probes are trained at one rate on clips that are augmented anew each\n"
+    "time, here the protocol `online`; \\* marks our `linear`, of cached features, at a rate chosen on a part of train."
 )
 COLOURS = ("#8a94a0", "#4878a8", "#5f9e6e", "#c8440a", "#8a5fa8", "#b0892f")
 LEFT, WIDTH, ROW, TOP = 190, 900, 17, 64

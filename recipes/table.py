@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-PROTOCOLS = {"finetune": "fine-tuning", "linear": "linear", "attentive": "attentive", "online": "online linear"}
+PROTOCOLS = {
+    "finetune": "fine-tuning",
+    "linear": "linear",
+    "attentive": "attentive",
+    "online": "online linear",
+    "joint": "joint head",
+}
 
 
 def results_table(results: dict[str, Any]) -> str:

@@ -36,6 +36,8 @@ from understudy.recipes.features import cache_name, encoder_key, frozen_features
 from understudy.recipes.finetune import (
     AverageConfig,
     FinetuneConfig,
+    Finetuned,
+    average_stage,
     finetune,
     finetune_stage,
     learn_average,
@@ -66,7 +68,7 @@ class TransferConfig:
     transformers' making; or the word scratch. Differences are to the first.
     """
     average: tuple[str, ...] = ()
-    """Two checkpoints whose adaptive average is one more row."""
+    """Two checkpoints whose adaptive average is one more model, and with the head learned with it one more row."""
     corpora: tuple[str, ...] = ()
     """Downstream corpora, each the part of the path or address before -train and -val; by default the demo's."""
     protocols: tuple[Protocol, ...] = ("linear", "attentive", "finetune")
@@ -107,7 +109,7 @@ def demo() -> TransferConfig:
             flip=True,
         ),
         online=replace(online_probe(), epochs=8, warmup_epochs=1, crop_scale=(0.5, 1.0), augment=Augment(), flip=True),
-        averaging=AverageConfig(epochs=10, crop_scale=(0.5, 1.0)),
+        averaging=AverageConfig(epochs=10, crop_scale=(0.5, 1.0), augment=Augment(), flip=True),
     )
 
 
@@ -136,13 +138,18 @@ def main(config: TransferConfig) -> dict[str, Any]:
 
     results: dict[str, Any] = {"machine": machine(accelerator), "rows": [], "differences": []}
     for task in tasks:
-        entries = [*models, *([average_of(accelerator, parts, task, config)] if parts else [])]
+        entries, joint = list(models), list[Outcome]()
+        if parts:
+            average, outcome = average_of(accelerator, parts, task, config)
+            entries.append(average)
+            joint.append(outcome)
         outcomes: list[Outcome] = []
         for protocol in config.protocols:
             for model in entries:
                 started = time.perf_counter()
                 outcomes.append(run(accelerator, model, task, protocol, config))
                 accelerator.print(f"{task.name}, {protocol}, {model.name}: {time.perf_counter() - started:.1f} s")
+        outcomes += joint
         results["rows"] += rows_of(outcomes, task.val, config.exclude)
         results["differences"] += differences_of(outcomes, task.val, config.exclude)
         if accelerator.is_main_process:  # after each task, so that a long table is there as far as it got
@@ -183,12 +190,15 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
                 f"{flag} needs epochs above 0 and a batch that {ranks} ranks divide, "
                 f"not {settings.epochs} and {settings.batch_size}"
             )
-    for flag, settings in batches.items():
         check_mixing(settings.augment, flag, settings.batch_size, 1, ranks)
+    for flag, settings in batches.items():
         for task in tasks:
             finetune_stage(settings, len(task.train))
         if settings.seeds < 1:
             raise UserError(f"{flag}.seeds {settings.seeds}: at least 1 is needed")
+    if config.average:
+        for task in tasks:
+            average_stage(config.averaging, len(task.train))
 
 
 def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
@@ -204,12 +214,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
             train_and_score(settings, seed=seed, out=config.out, threads=threads, frozen=frozen)
             for seed in range(settings.seeds)
         ]
-        seconds = sum(run.report.seconds for run in runs)
-        about |= {"rate": settings.rate, "steps": runs[0].report.steps}
-        about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
-        about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
-        about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
-        return Outcome(model.name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
+        return outcome_of(model.name, task, protocol, runs, {**about, "rate": settings.rate})
 
     extract = partial(
         frozen_features,
@@ -240,14 +245,34 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     return Outcome(model.name, task.name, protocol, scores.logits, val.ok, about)
 
 
-def average_of(accelerator: Accelerator, parts: Sequence[Model], task: Task, config: TransferConfig) -> Model:
-    """The adaptive average of two encoders for a task, as a model like the others."""
+def outcome_of(name: str, task: Task, protocol: str, runs: Sequence[Finetuned], about: dict[str, Any]) -> Outcome:
+    """What came of a model that was trained with each seed, its speeds over all of them."""
+    seconds = sum(run.report.seconds for run in runs)
+    about = {**about, "steps": runs[0].report.steps}
+    about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
+    about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
+    about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
+    return Outcome(name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
+
+
+def average_of(
+    accelerator: Accelerator, parts: Sequence[Model], task: Task, config: TransferConfig
+) -> tuple[Model, Outcome]:
+    """The adaptive average of two encoders for a task, as a model like the others, and what came of it with the head
+    that was learned with it, which is what PPMA scores.
+    """
     clip = clip_of(parts[0].encoder.config, config)
     encoders = (parts[0].encoder, parts[1].encoder)
-    threads = threads_of(config, accelerator)
-    merged = learn_average(accelerator, encoders, task.train, clip, config.averaging, config.out, threads)
-    about = {"digest": weights_digest(merged), "average_of": [part.about for part in parts]}
-    return Model("adaptive average", merged, about)
+    learned = learn_average(
+        *(accelerator, encoders, task.train, task.val, clip, config.val_views, config.averaging, config.out),
+        threads_of(config, accelerator),
+    )
+    about = {"digest": weights_digest(learned.encoder), "average_of": [part.about for part in parts]}
+    about |= {"shares": list(learned.shares)}
+    model = Model("adaptive average", learned.encoder, about)
+    told = {**about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
+    told |= {"rate": config.averaging.rate}
+    return model, outcome_of(model.name, task, "joint", [learned.joint], told)
 
 
 def clip_of(vit: ViTConfig, config: TransferConfig) -> Clip:

@@ -211,6 +211,9 @@ def test_the_adaptive_average_starts_as_the_plain_one_and_merges_to_what_it_comp
     with torch.no_grad():
         average.mixing[:] = torch.tensor([50.0, -50.0])
     torch.testing.assert_close(average.merged()(clips), first(clips))
+    dropping = AdaptiveAverage([first, second], drop_path=0.9)
+    torch.testing.assert_close(dropping.eval()(clips), AdaptiveAverage([first, second])(clips))
+    assert not torch.allclose(dropping.train()(clips), dropping(clips))  # other paths each time
     with pytest.raises(ValueError, match="different shapes"):
         AdaptiveAverage([first, VideoViT(replace(TINY, depth=1))])
 

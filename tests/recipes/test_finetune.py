@@ -7,11 +7,19 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
+from understudy.models.average import AdaptiveAverage
 from understudy.models.classify import VideoClassifier
 from understudy.models.optim import Halved, parameter_groups
-from understudy.models.vit import DEMO
+from understudy.models.vit import DEMO, VideoViT
 from understudy.recipes.configs import ppma
-from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune_stage, online_probe
+from understudy.recipes.finetune import (
+    AverageClassifier,
+    AverageConfig,
+    FinetuneConfig,
+    average_stage,
+    finetune_stage,
+    online_probe,
+)
 from understudy.recipes.transfer import command_line
 
 UCF101 = 9_537  # training videos of split 1
@@ -43,7 +51,6 @@ def test_the_defaults_are_the_papers() -> None:
     assert {name: asdict(stage)[name] for name in same} == {name: asdict(paper)[name] for name in same}
     assert stage.augment == replace(paper.augment, group=8)  # a process has half as many clips
     assert (stage.batch_size, stage.views, config.drop_path, config.smoothing) == (32, 1, 0.1, 0.1)
-    assert (AverageConfig().rate, AverageConfig().end) == (1.6e-2, 4e-6)
 
 
 def test_the_online_probes_rates_are_the_papers() -> None:
@@ -56,6 +63,21 @@ def test_the_online_probes_rates_are_the_papers() -> None:
     groups = parameter_groups(model, weight_decay=stage.weight_decay, layer_decay=stage.layer_decay, depth=DEMO.depth)
     assert [group["lr_scale"] for group in groups] == [0.75, 0.75]  # 1.2e-2 at most, for weights and for biases
     assert (online_probe().augment, online_probe().smoothing) == (FinetuneConfig().augment, 0.1)
+
+
+def test_the_averages_rates_are_the_papers() -> None:
+    config, tuned = AverageConfig(), FinetuneConfig()
+    stage = average_stage(config, UCF101)
+    assert (stage.steps, stage.warmup, stage.batch_size, config.mixing) == (8_941, 0, 32, "model")
+    assert stage.rate_at(0) == 1.6e-2
+    assert stage.rate_at(8_940) == pytest.approx(4e-6, rel=1e-3)
+    same = ("weight_decay", "layer_decay", "drop_path", "smoothing", "crop_scale", "flip", "augment")
+    assert {name: getattr(config, name) for name in same} == {name: getattr(tuned, name) for name in same}
+    average = AverageClassifier(AdaptiveAverage([VideoViT(DEMO), VideoViT(DEMO)]), 5)
+    groups = parameter_groups(average, weight_decay=stage.weight_decay, layer_decay=stage.layer_decay, depth=DEMO.depth)
+    assert {id(p): group["lr_scale"] for group in groups for p in group["params"]} == {
+        id(p): 0.75 for p in (average.encoder.mixing, average.head.weight, average.head.bias)
+    }
 
 
 def test_the_released_rate_is_a_switch_of_the_command_line() -> None:

@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from understudy.loader import Clip, EvalViews
+from understudy.models.augment import Augment
 from understudy.models.loading import header
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
 from understudy.recipes import features
 from understudy.recipes.entries import open_model
 from understudy.recipes.features import Features, frozen_features
+from understudy.recipes.finetune import AverageConfig, learn_average
 from understudy.recipes.probing import Scores, kept_scores, probe_linearly
 from understudy.recipes.table import results_table
 from understudy.recipes.transfer import TransferConfig, command_line, main
@@ -103,18 +105,19 @@ def results_of(out: Path) -> dict[str, Any]:
 def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
     results = results_of(finished)
     models, protocols = ("scratch", "ours", "adaptive average"), ("linear", "attentive", "finetune")
-    assert [(row["protocol"], row["model"]) for row in results["rows"]] == [(p, m) for p in protocols for m in models]
+    expected = [*((p, m) for p in protocols for m in models), ("joint", "adaptive average")]
+    assert [(row["protocol"], row["model"]) for row in results["rows"]] == expected
     for row in results["rows"]:
         assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1
         assert row["top5"] == 1  # of three classes
         assert row["class_mean"] == pytest.approx(row["top1"])  # as many videos of each class
-        assert row["seeds"] == {"linear": 2, "attentive": 1, "finetune": 2}[row["protocol"]]
+        assert row["seeds"] == {"linear": 2, "attentive": 1, "finetune": 2, "joint": 1}[row["protocol"]]
         assert np.mean(row["seeds_top1"]) == pytest.approx(row["top1"])
         assert (row["videos"], row["failed"], row["excluded"]) == (24, [], [])
         assert row["val_views"] == "2x1 (even)"
         assert (row["classes"], len(row["digest"])) == (3, 64)
         finetuned = ("train_samples_per_second", "eval_views_per_second")
-        for speed in finetuned if row["protocol"] == "finetune" else ("feature_seconds", "feature_views"):
+        for speed in finetuned if row["protocol"] in ("finetune", "joint") else ("feature_seconds", "feature_views"):
             assert row[speed] > 0
         if row["protocol"] == "linear":
             assert row["top1"] > 0.9  # brightness is there to be seen, in features of any encoder
@@ -126,12 +129,13 @@ def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
     assert ours["trained_on"][0]["corpora"]["nh"]["kind"] == "no-human"
     assert ours["trained_on"][0]["samples_per_second"] == 6
     average = next(row for row in results["rows"] if row["model"] == "adaptive average")
+    assert sum(average["shares"]) == pytest.approx(1)
     assert len({average["digest"], *(part["digest"] for part in average["average_of"])}) == 3
     minus = {(row["protocol"], row["model"], row["minus"]) for row in results["differences"]}
     assert minus == {(p, m, "scratch") for p in protocols for m in models[1:]}
     assert all(row["low"] <= row["difference"] <= row["high"] for row in results["differences"])
     table = results_table(results)
-    assert table.count("\n") == 1 + 9 and "adaptive average" in table
+    assert table.count("\n") == 1 + 10 and "| joint head | adaptive average |" in table and "adaptive average" in table
 
 
 def test_what_is_done_is_not_done_again(finished: Path, data: Path, checkpoints: tuple[Path, Path]) -> None:
@@ -162,6 +166,21 @@ def test_what_is_kept_of_an_encoder_is_not_taken_for_that_of_another_with_its_we
     assert rows[0]["digest"] == rows[1]["digest"]
     for kept in ("probes/linear-*", "finetune-*", "features/shades-val-*"):
         assert len(list((tmp_path / "out").glob(kept))) == 2, kept
+
+
+def test_the_average_moves_to_the_good_one_of_two_encoders(data: Path, tmp_path: Path) -> None:
+    good, destroyed = open_model("scratch", VIT).encoder, VideoViT(VIT)
+    torch.manual_seed(0)
+    for parameter in destroyed.parameters():
+        torch.nn.init.normal_(parameter, std=10)
+    train, val = (Corpus.open(data / f"shades-{split}") for split in ("train", "val"))
+    config = AverageConfig(epochs=30, batch_size=9, rate=5e-2, augment=Augment())
+    for number, pair in enumerate(((good, destroyed), (destroyed, good))):
+        clip, out = Clip(frames=4, stride=1, size=32), tmp_path / str(number)
+        learned = learn_average(Accelerator(cpu=True), pair, train, val, clip, EvalViews(), config, out, threads=1)
+        assert learned.shares[number] > 0.6  # of 0.5 at the start
+        right = learned.joint.logits.argmax(dim=1) == torch.from_numpy(val.label)
+        assert right.float().mean() > 0.8  # chance is 0.33
 
 
 def test_results_of_another_format_are_made_anew(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -332,10 +351,10 @@ def test_the_documents_table_and_chart_are_of_the_results(finished: Path, tmp_pa
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     row = results_of(finished)["rows"][0]
     assert f"| {100 * row['top1']:.1f} | {100 * row['low']:.1f} to" in text
-    assert "here the protocol `online`; \\* marks our `linear`" in text
+    assert "time, here the protocol `online`; \\* marks our `linear`" in text
     assert "*quoted:* PPMA" in text and "| ours | not run |" in text
-    assert chart.read_text().count("<circle") == 9
-    assert chart.read_text().count('stroke-dasharray="1 3"') == 3  # chance, in each block
+    assert chart.read_text().count("<circle") == 10
+    assert chart.read_text().count('stroke-dasharray="1 3"') == 4  # chance, in each block
 
 
 @pytest.mark.parametrize("name", ["demo-actions", "actions7", "ablations"])
