@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -226,10 +227,11 @@ def test_a_difference_over_groups_is_as_uncertain_as_the_groups_are_few() -> Non
     mean, low, high = paired_difference(a, zero, groups)
     alone = paired_difference(a, zero)
     assert mean == alone[0] == pytest.approx(a.mean())
-    # The bootstrap's deviation of a mean of n is the sample's over the root of n: of 8 groups, not of 160 videos.
-    expected = 2 * 1.96 * per_group.std() / math.sqrt(8)
+    # As the t interval of a mean of 8 groups, not of 160 videos.
+    expected = 2 * scipy.stats.t.ppf(0.975, 7) * per_group.std(ddof=1) / math.sqrt(8)
     assert high - low == pytest.approx(expected, rel=0.1)
-    assert (high - low) / (alone[2] - alone[1]) == pytest.approx(math.sqrt(20), rel=0.1)
+    assert (high - low) / (alone[2] - alone[1]) > math.sqrt(20)
+    assert paired_difference(a, zero, np.zeros(160, np.int64)) == (mean, -1.0, 1.0)
     assert paired_difference(a, zero, np.arange(160) * 7 + 3) == alone
 
 

@@ -113,7 +113,7 @@ def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
         assert row["class_mean"] == pytest.approx(row["top1"])  # as many videos of each class
         assert row["seeds"] == {"linear": 2, "attentive": 1, "finetune": 2, "joint": 1}[row["protocol"]]
         assert np.mean(row["seeds_top1"]) == pytest.approx(row["top1"])
-        assert (row["videos"], row["failed"], row["excluded"]) == (24, [], [])
+        assert (row["videos"], row["groups"], row["failed"], row["excluded"]) == (24, 9, [], [])
         assert row["val_views"] == "2x1 (even)"
         assert (row["classes"], len(row["digest"])) == (3, 64)
         finetuned = ("train_samples_per_second", "eval_views_per_second")
@@ -134,7 +134,9 @@ def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
     minus = {(row["protocol"], row["model"], row["minus"]) for row in results["differences"]}
     assert minus == {(p, m, "scratch") for p in protocols for m in models[1:]}
     assert all(row["low"] <= row["difference"] <= row["high"] for row in results["differences"])
+    assert {row["groups"] for row in results["differences"]} == {9}
     table = results_table(results)
+    assert table.count(", 9 groups |") == 10
     assert table.count("\n") == 1 + 10 and "| joint head | adaptive average |" in table and "adaptive average" in table
 
 
