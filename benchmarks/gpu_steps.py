@@ -6,7 +6,7 @@ import gc
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
@@ -121,7 +121,9 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> Tensor:
         if isinstance(self.module, Aligner):
-            clips, other, share = augment_batch(batch.clips, self.strength, self._generator, views=1)
+            groups = len(batch.clips) // (self.strength.group or 1)  # a rehearsal has fewer clips than a group
+            strength = self.strength if groups else replace(self.strength, group=0)
+            clips, other, share = augment_batch(batch.clips, strength, self._generator, views=1)
             labels = batch.labels % CLASSES  # a corpus may have more classes than the head
             return self._model(clips, labels, batch.ok, batch.source, self._smoothing, other, share)
         visible, asked = draw_masks(len(batch.clips), self.preset.vit.grid, self.preset.mae, self._generator)

@@ -57,7 +57,7 @@ class Aligner(nn.Module):
         source: str,
         smoothing: float,
         other: Tensor | None = None,
-        share: float = 1.0,
+        share: Tensor | float = 1.0,
     ) -> Tensor:
         """Cross-entropy of clips (N, 3, T, H, W), uint8 or normalised floats, all of `source`; a scalar. The other
         arguments are `mixed_cross_entropy`'s.
@@ -67,11 +67,16 @@ class Aligner(nn.Module):
 
 
 def mixed_cross_entropy(
-    logits: Tensor, labels: Tensor, ok: Tensor, smoothing: float, other: Tensor | None = None, share: float = 1.0
+    logits: Tensor,
+    labels: Tensor,
+    ok: Tensor,
+    smoothing: float,
+    other: Tensor | None = None,
+    share: Tensor | float = 1.0,
 ) -> Tensor:
     """Cross-entropy with label smoothing, a scalar: logits (N, classes), `labels` int64 (N,), `ok` bool (N,).
 
-    Where clips were mixed with the rows `other` (N,), their own labels count for `share` and the others' for the rest.
+    Where clips were mixed with the rows `other` (N,), their own labels count for `share` (N,), others' for the rest.
     Rows that are not `ok`, or mixed with one that is not, add nothing; the mean is over all N nevertheless.
     """
     logits = logits.float()

@@ -7,13 +7,14 @@ of it does not depend on how many ranks there are.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from understudy.models.randaugment import Draws, draw_operations, randaugment
+from understudy.models.randaugment import Draws, draw_operations, randaugment, to_device
 from understudy.models.vit import MEAN, STD
 
 Box = tuple[int, int, int, int]  # top, left, height, width
@@ -22,7 +23,9 @@ ERASED_AREA, ERASED_RATIO, ERASING_TRIES = (0.02, 1 / 3), (0.3, 1 / 0.3), 10
 
 @dataclass(frozen=True)
 class Augment:
-    """Strength of each part; all are off by default. PPMA's are 4 operations, erasing 0.25, mixup 0.8, CutMix 1."""
+    """Strength of each part; all are off by default. PPMA's are 4 operations, erasing 0.25, mixup 0.8, CutMix 1, mixed
+    in groups of the rows that one of its processes has: 16, and 8 in fine-tuning.
+    """
 
     operations: int = 0
     """RandAugment: distinct operations drawn for each clip."""
@@ -38,8 +41,18 @@ class Augment:
     """Alpha of the Beta distribution that two clips are blended with."""
     cutmix: float = 0.0
     """Alpha of the one that gives the area of a box taken from another clip; where both are on, each has half of the
-    batches.
+    groups.
     """
+    group: int = 0
+    """Rows that share one draw of mixup or CutMix; 0: all of the batch."""
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What mixup or CutMix does to a group of rows."""
+
+    box: Box | None  # CutMix's, or None for mixup
+    share: float  # of a row's own label; the rest is its partner's
 
 
 @dataclass(frozen=True)
@@ -48,9 +61,15 @@ class Plan:
 
     draws: Draws
     erased: tuple[tuple[Box, int] | None, ...]  # for each row a box and the seed of its noise, or nothing
-    mixed: bool
-    box: Box | None  # CutMix's, or None for mixup
-    share: float  # of a row's own label; the rest is its partner's
+    group: int  # rows that are mixed alike
+    mixes: tuple[Mix, ...]  # of one group after the other; none where nothing is mixed
+
+    def mixes_of(self, first: int, rows: int) -> Iterator[tuple[slice, Mix]]:
+        """For `rows` rows from `first` on, which of them are of one group, counted from `first`, and its mix."""
+        for number, mix in enumerate(self.mixes):
+            start, end = max(number * self.group - first, 0), min((number + 1) * self.group - first, rows)
+            if start < end:
+                yield slice(start, end), mix
 
 
 def draw_plan(rows: int, height: int, width: int, config: Augment, rng: np.random.Generator) -> Plan:
@@ -60,13 +79,30 @@ def draw_plan(rows: int, height: int, width: int, config: Augment, rng: np.rando
         (draw_erased(height, width, rng), int(rng.integers(2**62))) if rng.random() < config.erasing else None
         for _ in range(rows)
     ]
-    box, share = None, 1.0
-    if config.cutmix and (not config.mixup or rng.random() < 0.5):
-        box = cutmix_box(height, width, rng.beta(config.cutmix, config.cutmix), rng)
-        share = 1 - box[2] * box[3] / (height * width)  # of what is left after the edges cut the box
-    elif config.mixup:
-        share = float(rng.beta(config.mixup, config.mixup))
-    return Plan(draws, tuple(erased), bool(config.mixup or config.cutmix), box, share)
+    if not config.mixup and not config.cutmix:
+        return Plan(draws, tuple(erased), rows, ())
+    group = config.group or rows
+    assert rows % group == 0, "check_groups was not asked"
+    return Plan(draws, tuple(erased), group, tuple(draw_mix(height, width, config, rng) for _ in range(rows // group)))
+
+
+def draw_mix(height: int, width: int, config: Augment, rng: np.random.Generator) -> Mix:
+    """Draw for a group: CutMix or mixup, and how much of it."""
+    if not config.cutmix or (config.mixup and rng.random() >= 0.5):
+        return Mix(None, float(rng.beta(config.mixup, config.mixup)))
+    box = cutmix_box(height, width, float(rng.beta(config.cutmix, config.cutmix)), rng)
+    return Mix(box, 1 - box[2] * box[3] / (height * width))  # of what is left after the edges cut the box
+
+
+def check_groups(config: Augment, rows: int, views: int, ranks: int) -> None:
+    """Raise ValueError where the groups of a global batch are not whole, or tear the pairs of `partners` apart."""
+    pair, group = 2 * views, config.group
+    mixed = config.mixup or config.cutmix
+    if group < 0 or (group and mixed and (rows % group or group % pair or rows % (pair * ranks))):
+        raise ValueError(
+            f"groups of {group} rows don't fit a batch of {rows} on {ranks} ranks: a group must divide it, and both a "
+            f"group and a rank's part be multiples of {pair}; augment.group 0 is one draw for the whole batch"
+        )
 
 
 def draw_erased(height: int, width: int, rng: np.random.Generator) -> Box:
@@ -102,9 +138,10 @@ def partners(rows: int, views: int, device: torch.device | str = "cpu") -> Tenso
 
 def augment_batch(
     clips: Tensor, config: Augment, generator: torch.Generator, views: int, rank: int = 0, ranks: int = 1
-) -> tuple[Tensor, Tensor | None, float]:
+) -> tuple[Tensor, Tensor | None, Tensor | float]:
     """What a step does to a rank's part of its batch, clips (N, 3, T, H, W) uint8: the clips after all of `config`, the
-    rows that they were mixed with (None where they were not), and the share of a row's own label.
+    rows int64 (N,) that they were mixed with, and the share float32 (N,) of their own labels. Where nothing is mixed,
+    these are None and 1.
 
     Drawn from the generator's seed for the `ranks` * N rows of all ranks, whatever was drawn with it before.
     """
@@ -112,7 +149,10 @@ def augment_batch(
     rng = np.random.default_rng(generator.initial_seed())
     plan = draw_plan(ranks * rows, clips.shape[-2], clips.shape[-1], config, rng)
     clips = augment(clips, plan, rank * rows, views)
-    return clips, partners(rows, views, clips.device) if plan.mixed else None, plan.share
+    if not plan.mixes:
+        return clips, None, 1.0
+    shares = np.repeat([mix.share for mix in plan.mixes], plan.group)[rank * rows : (rank + 1) * rows]
+    return clips, partners(rows, views, clips.device), to_device(torch.from_numpy(shares).float(), clips.device)
 
 
 def augment(clips: Tensor, plan: Plan, first: int, views: int) -> Tensor:
@@ -124,7 +164,7 @@ def augment(clips: Tensor, plan: Plan, first: int, views: int) -> Tensor:
     rows = slice(first, first + len(clips))
     if (plan.draws.operation[:, rows] >= 0).any():
         clips = randaugment(clips, Draws(plan.draws.operation[:, rows], plan.draws.argument[:, rows]))
-    if not any(plan.erased) and not plan.mixed:
+    if not any(plan.erased) and not plan.mixes:
         return clips
     x = normalised(clips)
     for i, erased in enumerate(plan.erased[rows]):
@@ -133,14 +173,12 @@ def augment(clips: Tensor, plan: Plan, first: int, views: int) -> Tensor:
             generator = torch.Generator(x.device).manual_seed(seed)
             inside = x[i, :, :, top : top + height, left : left + width]
             inside.copy_(torch.randn(inside.shape, generator=generator, device=x.device))
-    if not plan.mixed:
-        return x
     other = partners(len(x), views, x.device)
-    if plan.box is None:
-        return x.lerp(x[other], 1 - plan.share)
-    top, left, height, width = plan.box
-    patch = x[..., top : top + height, left : left + width]
-    patch.copy_(patch[other])  # indexing copies, so that no row reads what another has written
+    for part, mix in plan.mixes_of(first, len(x)):
+        top, left, height, width = mix.box or (0, 0, *x.shape[-2:])
+        patch = x[..., top : top + height, left : left + width]
+        # Indexing copies, so that no row reads what another has written.
+        patch[part].lerp_(patch[other[part]], 1.0 if mix.box else 1 - mix.share)
     return x
 
 

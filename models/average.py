@@ -21,11 +21,11 @@ Mixing = Literal["tensor", "model"]
 class AdaptiveAverage(nn.Module):
     """Features of clips from weights sum_k softmax(m)_k * theta_k, where theta_k are the encoders' and m is learned.
 
-    `mixing` "tensor" learns one m for every parameter tensor, "model" a single one; both start as the plain average.
-    The state dict holds m alone.
+    `mixing` "model" learns a single m, as PPMA's script does, "tensor" one for every parameter tensor; both start as
+    the plain average. Paths are dropped in training, up to `drop_path`. The state dict holds m alone.
     """
 
-    def __init__(self, encoders: Sequence[VideoViT], mixing: Mixing = "tensor") -> None:
+    def __init__(self, encoders: Sequence[VideoViT], mixing: Mixing = "model", drop_path: float = 0.0) -> None:
         super().__init__()
         self.config = encoders[0].config
         if any(encoder.config != self.config for encoder in encoders):
@@ -34,7 +34,8 @@ class AdaptiveAverage(nn.Module):
         self.names = tuple(states[0])
         self._single = mixing == "model"
         self.mixing = nn.Parameter(torch.ones(1 if self._single else len(self.names), len(encoders)))
-        self._template = [VideoViT(self.config).requires_grad_(False)]  # in a list, so as not to be a part of this
+        # In a list, so as not to be a part of this.
+        self._template = [VideoViT(self.config, drop_path).requires_grad_(False)]
         for number, name in enumerate(self.names):
             stacked = torch.stack([state[name].detach() for state in states])
             self.register_buffer(f"theta{number}", stacked, persistent=False)
@@ -48,7 +49,7 @@ class AdaptiveAverage(nn.Module):
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features (N, width) of clips (N, 3, T, H, W), with gradients for `mixing` alone."""
-        template = self._template[0].to(clips.device)
+        template = self._template[0].to(clips.device).train(self.training)
         return functional_call(template, self.weights(), (clips,))
 
     @torch.no_grad()

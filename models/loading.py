@@ -32,16 +32,18 @@ def load_encoder(path: str | Path, heads: int | None = None) -> tuple[VideoViT, 
     `path` is one of: a folder that `save_pretrained` of VideoViT, MaskedAutoencoder or VideoClassifier made; a stage of
     a run (RUN/stage2), its `encoder.safetensors`, or one of its `step-NNNNNNNN` folders; a folder of transformers'
     VideoMAE; a state dict (.safetensors, .pth, .pt) with the names of VideoMAE's or timm's ViT, of which depth, width
-    and tubelet are read from the shapes, and clips of 16 x 224 x 224 and sinusoid positions are taken for granted; or
-    the name of such a folder on the Hub (ORG/NAME). A last norm that the weights lack starts at 1/0.
+    and tubelet are read from the shapes, and clips of 16 x 224 x 224 and sinusoid positions are taken for granted; one
+    of several under `models`, as PPMA's ensemble has them, FILE#0 or FILE#1; or the name of such a folder on the Hub
+    (ORG/NAME). A last norm that the weights lack starts at 1/0.
 
     `heads` is for state dicts of a width that no published model has; others' number of heads is known. Raises
     ValueError with one line that says what is wrong.
     """
+    path, number = _numbered(path)
     found = _local(path)
     file, settings = _parts(found)
     try:
-        tensors, metadata = _read(file)
+        tensors, metadata = _read(file, number)
         if settings.get("model_type") == "videomae":
             config = videomae.vit_config(settings)
             weights = videomae.encoder_from_videomae(tensors, config.depth, config.width)
@@ -82,6 +84,12 @@ def header(config: ViTConfig) -> dict[str, str]:
     return {METADATA: json.dumps(asdict(config))}
 
 
+def _numbered(path: str | Path) -> tuple[str | Path, int | None]:
+    """FILE and N of FILE#N, unless that is a name itself."""
+    name, _, number = str(path).rpartition("#")
+    return (name, int(number)) if name and number.isdecimal() and not Path(path).exists() else (path, None)
+
+
 def _local(path: str | Path) -> Path:
     """`path` itself where it exists, else what the Hub has by that name."""
     if Path(path).exists():
@@ -106,9 +114,12 @@ def _parts(found: Path) -> tuple[Path, dict[str, Any]]:
     return file, json.loads(config.read_text()) if config.is_file() else {}
 
 
-def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and header of a file of weights."""
+def _read(file: Path, number: int | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and header of a file of weights, or of model `number` in a file of several."""
+    single = f"holds a single model; leave out #{number}"
     if file.suffix == ".safetensors":
+        if number is not None:
+            raise ValueError(single)
         try:
             with safe_open(file, "pt") as opened:
                 metadata = opened.metadata() or {}
@@ -128,6 +139,13 @@ def _read(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     for key in ("model", "module", "state_dict"):
         if isinstance(saved, dict) and isinstance(saved.get(key), dict):
             saved = saved[key]
+    several = saved.get("models") if isinstance(saved, dict) else None
+    if isinstance(several, list) and several:
+        if number is None or number >= len(several):
+            raise ValueError(f"holds {len(several)} models; say which with #0 to #{len(several) - 1} after the name")
+        saved = several[number]
+    elif number is not None:
+        raise ValueError(single)
     if not isinstance(saved, dict) or not all(isinstance(value, Tensor) for value in saved.values()):
         raise ValueError("holds no state dict")
     return saved, {}

@@ -108,10 +108,12 @@ def pixel_targets(patches: Tensor, layout: Literal["ppma", "videomae"] = "ppma")
     """Targets (N, M, patch_values) of uint8 tube patches (N, M, 3, t, p, p): pixels in [0, 1], normalised per tube
     patch and channel by the unbiased variance, laid out (t, h, w, c) with c fastest.
     """
-    x = patches.float().div(255).flatten(3)
-    variance = x.var(dim=3, keepdim=True)
-    deviation = (variance + 1e-6).sqrt() if layout == "ppma" else variance.sqrt() + 1e-6
-    return ((x - x.mean(dim=3, keepdim=True)) / deviation).transpose(2, 3).flatten(2)
+    # In levels of 0 to 255, of which the ratio is the same where the epsilon is scaled with them, and in place: these
+    # are the largest tensors of stage 1 at `base`.
+    x = patches.flatten(3).float()
+    variance, mean = torch.var_mean(x, dim=3, keepdim=True)
+    deviation = (variance + 1e-6 * 255**2).sqrt() if layout == "ppma" else variance.sqrt() + 1e-6 * 255
+    return x.sub_(mean).div_(deviation).transpose(2, 3).flatten(2)
 
 
 def filled_tokens(holes: Tensor, config: ViTConfig) -> Tensor:

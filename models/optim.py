@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+Halved = Literal["no", "whole", "rest"]
+
 
 def learning_rate(
-    step: int, steps: int, peak: float, warmup: int, start: float = 1e-6, end: float = 0.0, *, halved: bool = False
+    step: int, steps: int, peak: float, warmup: int, start: float = 1e-6, end: float = 0.0, *, halved: Halved = "no"
 ) -> float:
     """Rate at `step` (0-based) of `steps`: linear from `start` to `peak` over `warmup` steps, then a continuous
     cosine from `peak` to `end`.
 
     With `halved` it is as in the released PPMA code, which divides the rate by its scale factor of 2 twice once warm-up
-    is over, and lets the cosine run over all steps: from half the peak, at the phase that warm-up has come to.
+    is over, so that the cosine falls from half the peak. "whole": the cosine is one of all steps, and is entered at the
+    phase that warm-up has come to (masked autoencoding); "rest": it begins when warm-up ends (alignment, fine-tuning).
     """
     if step < warmup:
         return start + (peak - start) * step / warmup
-    top = peak / 2 if halved else peak
-    phase = step / steps if halved else (step - warmup) / max(1, steps - warmup)
+    top = peak if halved == "no" else peak / 2
+    phase = step / steps if halved == "whole" else (step - warmup) / max(1, steps - warmup)
     return end + (top - end) * 0.5 * (1 + math.cos(math.pi * phase))
 
 

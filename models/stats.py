@@ -1,4 +1,4 @@
-"""Intervals for accuracies: Wilson's for one, a paired bootstrap for a difference."""
+"""Intervals for accuracies: Wilson's for one, a paired bootstrap for a difference, both as wide as few groups ask."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+Z = 1.959964  # 97.5 % of a normal distribution lie below
 
-def wilson(successes: float, trials: int, z: float = 1.959964) -> tuple[float, float]:
+
+def wilson(successes: float, trials: float, z: float = Z) -> tuple[float, float]:
     """Wilson's score interval for a proportion, 95 % by default (Wilson 1927). Both ends in [0, 1]."""
     if trials <= 0:
         raise ValueError("no trials")
@@ -17,6 +19,46 @@ def wilson(successes: float, trials: int, z: float = 1.959964) -> tuple[float, f
     half = z / (1 + z * z / trials) * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
     # At 0 and 1 the ends are p itself, which rounding may miss.
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))
+
+
+def student(freedom: int) -> float:
+    """Below it lie 97.5 % of Student's t with that many degrees of freedom: 12.71 for 1, 2.365 for 7, 1.96 for many.
+
+    With the exact sums of Abramowitz and Stegun 26.7.3 and 26.7.4, since SciPy is no dependency.
+    """
+    low, high, odd = 0.0, math.pi / 2, freedom % 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        total, term = 0.0, math.cos(angle) if odd else 1.0
+        for power in range(odd, freedom - 1, 2):
+            total += term
+            term *= (power + 1) / (power + 2) * math.cos(angle) ** 2
+        within = math.sin(angle) * total
+        if odd:
+            within = 2 / math.pi * (angle + within)
+        low, high = (angle, high) if within < 0.95 else (low, angle)
+    return math.sqrt(freedom) * math.tan(low)
+
+
+def accuracy_interval(correct: NDArray[np.float64], groups: NDArray[np.int64]) -> tuple[float, float]:
+    """95 % interval for the mean of `correct` (n,), each sample's share of right answers, of which those of one group
+    are right and wrong together.
+
+    Wilson's, of as many independent samples as would spread the mean as the groups do, at most n, and with Student's t
+    of the groups in the place of the normal distribution (Korn and Graubard 1998, Survey Methodology 24, with Wilson's
+    interval for theirs, as Dean and Pagano 2015, J. Survey Statistics and Methodology 3). A single group says nothing.
+    """
+    labels = np.unique(groups, return_inverse=True)[1]
+    sizes, n, mean = np.bincount(labels), len(correct), float(correct.mean())
+    count = len(sizes)
+    if count == n:
+        return wilson(mean * n, n)
+    if count == 1:
+        return 0.0, 1.0
+    beyond = np.bincount(labels, correct) - mean * sizes
+    spread, alone = count / (count - 1) * float(beyond @ beyond) / n**2, mean * (1 - mean) / n
+    effective = n * min(1.0, alone / spread if spread > 0 else 1.0) * (Z / student(count - 1)) ** 2
+    return wilson(mean * effective, effective)
 
 
 def paired_difference(
@@ -31,17 +73,27 @@ def paired_difference(
     `a` and `b` are float64 (n,): each sample's share of right answers, over probe seeds. With `groups`, int64 (n,),
     whole groups are drawn, since samples of one recording are right and wrong together (163 clips of 8 recordings are
     nearer to 8 independent samples than to 163).
+
+    The percentiles' distances from the mean are widened for n groups by t / 1.96 * sqrt(n / (n - 1)), t being Student's
+    of n - 1 degrees of freedom: the bootstrap's deviation is short of the one factor, and its shape of the other
+    (Hesterberg 2015, The American Statistician 69). Of 8 groups plain percentiles hold the truth 89 times in 100. A
+    single group says nothing: -1 to 1.
     """
     difference = a - b
     labels = np.arange(len(difference)) if groups is None else np.unique(groups, return_inverse=True)[1]
     sums, sizes = np.bincount(labels, difference), np.bincount(labels)
     rng = np.random.default_rng(seed)
     means = np.empty(draws)
-    for draw in range(draws):  # one by one: all at once, UAV-Human's 6,191 x 10,000 indices take 500 MB
-        picks = rng.integers(len(sums), size=len(sums))
-        means[draw] = sums[picks].sum() / sizes[picks].sum()
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(difference.mean()), float(low), float(high)
+    mean, n = float(difference.mean()), len(sums)
+    some = max(1, 2**20 // n)  # all at once, UAV-Human's 6,191 x 10,000 indices take 500 MB
+    for first in range(0, draws, some):
+        picks = rng.integers(n, size=(min(some, draws - first), n))
+        means[first : first + some] = sums[picks].sum(axis=1) / sizes[picks].sum(axis=1)
+    if n == 1:
+        return mean, -1.0, 1.0
+    wider = student(n - 1) / Z * math.sqrt(n / (n - 1))
+    low, high = mean + wider * (np.quantile(means, [0.025, 0.975]) - mean)
+    return mean, max(-1.0, float(low)), min(1.0, float(high))
 
 
 def class_mean(correct: NDArray[np.float64], labels: NDArray[np.int64]) -> float:

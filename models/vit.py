@@ -164,7 +164,9 @@ class VideoViT(nn.Module, PyTorchModelHubMixin, library_name="understudy"):
 
 
 def init_xavier(module: nn.Module) -> None:
-    """Initialisation for masked pre-training: Xavier-uniform weights, zero biases, also for the tubelet embedding."""
+    """Initialisation for masked pre-training, as PPMA's: Xavier-uniform weights, zero biases; of the tubelet embedding
+    the weights too, but its bias stays as PyTorch draws it.
+    """
     for part in module.modules():
         if isinstance(part, nn.Linear):
             nn.init.xavier_uniform_(part.weight)

@@ -9,11 +9,11 @@ from accelerate import Accelerator
 
 from understudy.loader.read import ShardReader
 from understudy.models.attentive import AttentiveConfig
-from understudy.models.augment import Augment
+from understudy.models.augment import Augment, check_groups
 from understudy.models.mae import draw_masks
 from understudy.models.probe import ProbeConfig, group_split
 from understudy.recipes.configs import MixedConfig
-from understudy.recipes.stages import open_batches
+from understudy.recipes.stages import blend_rows, open_batches
 from understudy.recipes.start import named_corpora
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
@@ -52,12 +52,24 @@ def check_corpora(config: MixedConfig, corpora: dict[str, list[Corpus]], acceler
     with ExitStack() as closing:  # the loaders themselves know best what they refuse
         for stage, use in (("stage1", "mae"), ("stage2", "align")):
             open_batches(accelerator, stage, corpora[use], config, closing)
+    stage2, shares = config.stage2, config.align_weights or [len(corpus) for corpus in corpora["align"]]
+    parts = blend_rows(shares, stage2.batch_size, stage2.views) if stage2.blend else [stage2.batch_size]
+    for rows in parts:
+        check_mixing(stage2.augment, "stage2", rows, stage2.views, accelerator.num_processes)
     if config.mae.skip_holes and not any(ShardReader(corpus).tells_holes() for corpus in corpora["mae"]):
         raise UserError(
             "stage1: --mae.skip-holes, but no corpus says where people were; "
             "pack one with --remove-people --removal.keep-holes"
         )
     check_held_out(config.probe, corpora["probe"][0])
+
+
+def check_mixing(augment: Augment, flag: str, rows: int, views: int, ranks: int) -> None:
+    """Raise UserError where mixup's groups of rows don't fit the batch; `flag` is what the settings belong to."""
+    try:
+        check_groups(augment, rows, views, ranks)
+    except ValueError as error:
+        raise UserError(f"{flag}: {error}") from None
 
 
 def check_probe(config: ProbeConfig | AttentiveConfig, flag: str) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from understudy.loader import Clip, EvalViews
 from understudy.models.probe import ProbeConfig
-from understudy.models.stats import paired_difference, wilson
+from understudy.models.stats import accuracy_interval, paired_difference
 from understudy.models.vit import VideoViT
 from understudy.recipes.features import frozen_features
 from understudy.recipes.probing import probe_linearly
@@ -61,14 +61,14 @@ def probe_encoder(
 
 
 def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], val: Corpus) -> list[dict[str, Any]]:
-    """Rows of `results.json`: each model with Wilson's 95 % interval over the videos of `val`; then the difference of
+    """Rows of `results.json`: each model with its 95 % interval over the videos of `val`; then the difference of
     each to the first, and of PPMA to alignment only, with a paired bootstrap interval in which the videos of one group
     are drawn together. Throughput is over all stages that the model was trained in.
     """
     rows: list[dict[str, Any]] = []
     for accuracy, reports in accuracies:
         videos = len(accuracy.correct)
-        low, high = wilson(float(accuracy.correct.sum()), videos)
+        low, high = accuracy_interval(accuracy.correct, val.group)
         seconds = sum(report.seconds for report in reports)
         rows.append(
             {
@@ -79,6 +79,7 @@ def results_rows(accuracies: Sequence[tuple[Accuracy, Sequence[StageReport]]], v
                 "low": low,
                 "high": high,
                 "videos": videos,
+                "groups": len(set(val.group.tolist())),
                 "seeds": accuracy.seeds,
                 "train_samples_per_second": sum(r.samples for r in reports) / seconds if reports else None,
                 "data_share": sum(r.data_seconds for r in reports) / seconds if reports else None,

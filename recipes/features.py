@@ -27,7 +27,7 @@ from understudy.shards.files import fsync_folder
 from understudy.shards.manifest import Corpus
 
 Level = Literal["pooled", "tokens"]
-FORMAT = 1  # of what lies in the cache; features of another format are taken anew
+FORMAT = 1  # of what lies in a cache: features and results of another format are made anew
 DTYPES: dict[Level, tuple[str, type, torch.dtype]] = {
     "pooled": ("F32", np.float32, torch.float32),
     "tokens": ("F16", np.float16, torch.float16),
@@ -61,6 +61,13 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def encoder_key(encoder: VideoViT) -> dict[str, Any]:
+    """What tells an encoder from others in the name of what is cached: heads, pooling and epsilons are in its config
+    alone, and compute something else with the same weights.
+    """
+    return {"weights": weights_digest(encoder), "encoder": asdict(encoder.config)}
+
+
 def frozen_features(
     accelerator: Accelerator,
     encoder: VideoViT,
@@ -75,7 +82,7 @@ def frozen_features(
 ) -> Features:
     """Features of all videos on every rank: the pooled ones after the last norm, or all tokens, each after that norm.
 
-    With a folder `cache` they are looked for there first, by the weights, the corpus, the views and the precision, and
+    With a folder `cache` they are looked for there first, by the encoder, the corpus, the views and the precision, and
     kept there whole or not at all; tokens of base take 2.4 MB a view. Without one they stay in memory. Raises UserError
     where the disk has no room for them.
     """
@@ -84,8 +91,7 @@ def frozen_features(
     shape = (len(corpus), per_video, *([encoder.config.tokens] if level == "tokens" else []), encoder.config.width)
     about: dict[str, Any] = {
         "format": FORMAT,
-        "weights": weights_digest(encoder),
-        "encoder": asdict(encoder.config),
+        **encoder_key(encoder),
         "corpus": corpus.manifest.digest,
         "clip": asdict(clip),
         "views": asdict(views),
@@ -217,7 +223,7 @@ def _load(file: Path, about: dict[str, Any]) -> Features:
 
 def cache_name(what: str, corpus: Corpus, about: dict[str, Any]) -> str:
     """What a result on a corpus is kept under, so that another of anything in `about` has another name."""
-    return f"{what}-{corpus.manifest.name}-{_digest(about)[:16]}"
+    return f"{what}-{corpus.manifest.name}-{_digest({'format': FORMAT, **about})[:16]}"
 
 
 def _digest(value: Any) -> str:

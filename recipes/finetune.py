@@ -1,6 +1,6 @@
-"""Training on a downstream corpus with gradients in the trunk: full fine-tuning, and learning an adaptive average.
+"""Training on a downstream corpus, clips augmented anew each time: full fine-tuning, a head alone, an adaptive average.
 
-Both are a stage of `train.py`: resumed after a kill, the same on any number of ranks, stopped by a loss that is NaN.
+Each is a stage of `train.py`: resumed after a kill, the same on any number of ranks, stopped by a loss that is NaN.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from understudy.models.align import mixed_cross_entropy
 from understudy.models.augment import Augment, augment_batch
 from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
+from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
 from understudy.recipes.checkpoint import save_tensors
-from understudy.recipes.features import cache_name, one_pass, weights_digest
+from understudy.recipes.features import cache_name, encoder_key, one_pass
 from understudy.recipes.train import ENCODER, Stage, StageReport, step_seed, train_stage
 from understudy.shards.manifest import Corpus
 
@@ -42,29 +43,49 @@ class FinetuneConfig:
     rate: float = 2e-3
     start: float = 5e-7
     end: float = 5e-7
-    halved: bool = False
-    """The rate halves when warm-up ends, as in the released PPMA code."""
+    halved: Halved = "no"
+    """The rate halves when warm-up ends: rest, as in the released PPMA code; whole, as in its masked autoencoding."""
     weight_decay: float = 1e-4
     layer_decay: float = 0.75
     drop_path: float = 0.1
     smoothing: float = 0.1
     crop_scale: tuple[float, float] = (0.08, 1.0)
     flip: bool = False
-    augment: Augment = field(default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0))
+    augment: Augment = field(
+        default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
+    )
     seeds: int = 3
+
+
+def online_probe() -> FinetuneConfig:
+    """PPMA's linear probe, of its released code: the head alone, on a frozen trunk, with all of fine-tuning's
+    augmentation; rate 4e-6 to 1.6e-2 and back, of which the head gets 0.75 as in fine-tuning. There the trunk drops
+    paths meanwhile, which `drop_path` 0.1 does here.
+    """
+    return FinetuneConfig(rate=1.6e-2, start=4e-6, end=4e-6, drop_path=0.0)
 
 
 @dataclass(frozen=True)
 class AverageConfig:
-    """Learning the mixture of two encoders with a linear head: batch 32, 30 epochs, rate 1.6e-2 to 4e-6, as PPMA."""
+    """Learning the mixture of two encoders with a linear head, as PPMA's released code: one number a model, batch 32,
+    30 epochs, rate 1.6e-2 to 4e-6 without warm-up, of which mixture and head get 0.75, and all that fine-tuning has
+    against overfitting.
+    """
 
-    mixing: Mixing = "tensor"
+    mixing: Mixing = "model"
     epochs: float = 30
     batch_size: int = 32
     rate: float = 1.6e-2
     end: float = 4e-6
     weight_decay: float = 1e-4
+    layer_decay: float = 0.75
+    drop_path: float = 0.1
+    smoothing: float = 0.1
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    flip: bool = False
+    augment: Augment = field(
+        default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
+    )
 
 
 class AverageClassifier(nn.Module):
@@ -94,6 +115,17 @@ class Finetuned:
     views_per_second: float
 
 
+@dataclass(frozen=True)
+class Averaged:
+    """An adaptive average: the mixture as an `encoder` of its own, the share of each that went in (of several mixtures
+    their mean), and how it did with the head that was learned with it.
+    """
+
+    encoder: VideoViT
+    shares: tuple[float, ...]
+    joint: Finetuned
+
+
 def finetune_stage(config: FinetuneConfig, videos: int) -> Stage:
     """The schedule for a corpus of so many videos."""
     steps = max(1, round(config.epochs * videos / config.batch_size))
@@ -114,6 +146,23 @@ def finetune_stage(config: FinetuneConfig, videos: int) -> Stage:
     )
 
 
+def average_stage(config: AverageConfig, videos: int) -> Stage:
+    """The same for an average, which has no warm-up."""
+    return Stage(
+        steps=max(1, round(config.epochs * videos / config.batch_size)),
+        batch_size=config.batch_size,
+        views=1,
+        rate=config.rate,
+        end=config.end,
+        warmup=0,
+        weight_decay=config.weight_decay,
+        layer_decay=config.layer_decay,
+        crop_scale=config.crop_scale,
+        flip=config.flip,
+        augment=config.augment,
+    )
+
+
 def finetune(
     accelerator: Accelerator,
     encoder: VideoViT,
@@ -125,79 +174,71 @@ def finetune(
     seed: int,
     out: Path,
     threads: int,
+    *,
+    frozen: bool = False,
 ) -> Finetuned:
-    """Fine-tune all weights on `train`, and score `val`.
+    """Fine-tune all weights on `train`, or with `frozen` those of the head, and score `val`.
 
     What is done lies in a folder of `out` named by all that decides it, and is not done again.
     """
     classes = len(train.manifest.classes)
-    about = {"weights": weights_digest(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
+    about = {**encoder_key(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
     about |= {"config": asdict(config), "clip": asdict(clip), "views": asdict(views), "seed": seed}
     about |= {"precision": accelerator.mixed_precision}
-    name = cache_name("finetune", train, about)
+    name = cache_name("online" if frozen else "finetune", train, about)
     torch.manual_seed(step_seed(seed, "init-finetune"))
     model = VideoClassifier(encoder.config, classes, config.drop_path)
     model.encoder.load_state_dict(encoder.state_dict())
-    scores = out / name / SCORES
-    if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
-        shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone
-    accelerator.wait_for_everyone()
+    model.encoder.requires_grad_(not frozen)  # nor does anything but drop path tell train from eval mode in it
     stage = finetune_stage(config, len(train))
-    report = _train(accelerator, name, model, train, clip, stage, config.smoothing, seed, out, threads)
-    if not scores.exists():
-        started = time.perf_counter()
-        logits, ok = score(accelerator, model, val, clip, views, threads)
-        speed = len(val) * views.clips * views.crops / (time.perf_counter() - started)
-        if accelerator.is_main_process:
-            save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
-        accelerator.wait_for_everyone()
-    saved = load_file(scores)
-    return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]))
+    return _trained(accelerator, name, model, train, val, clip, views, stage, config.smoothing, seed, out, threads)
 
 
 def learn_average(
     accelerator: Accelerator,
     encoders: tuple[VideoViT, VideoViT],
     train: Corpus,
+    val: Corpus,
     clip: Clip,
+    views: EvalViews,
     config: AverageConfig,
     out: Path,
     threads: int,
-) -> VideoViT:
-    """The mixture of two encoders that a linear head on `train` is best served by, as an encoder of its own."""
-    about = {"weights": [weights_digest(encoder) for encoder in encoders], "train": train.manifest.digest}
-    about |= {"config": asdict(config), "clip": asdict(clip), "precision": accelerator.mixed_precision}
+) -> Averaged:
+    """The mixture of two encoders that a linear head on `train` is best served by, with that head scored on `val`."""
+    about = {"encoders": [encoder_key(encoder) for encoder in encoders], "train": train.manifest.digest}
+    about |= {"val": val.manifest.digest, "config": asdict(config), "clip": asdict(clip), "views": asdict(views)}
+    about |= {"precision": accelerator.mixed_precision}
     name = cache_name("average", train, about)
     torch.manual_seed(step_seed(0, "init-average"))
-    average = AdaptiveAverage(encoders, config.mixing)
+    average = AdaptiveAverage(encoders, config.mixing, config.drop_path)
     model = AverageClassifier(average, len(train.manifest.classes))
-    stage = Stage(
-        steps=max(1, round(config.epochs * len(train) / config.batch_size)),
-        batch_size=config.batch_size,
-        views=1,
-        rate=config.rate,
-        end=config.end,
-        warmup=0,
-        weight_decay=config.weight_decay,
-        crop_scale=config.crop_scale,
-    )
-    _train(accelerator, name, model, train, clip, stage, 0.0, 0, out, threads)
+    stage = average_stage(config, len(train))
+    joint = _trained(accelerator, name, model, train, val, clip, views, stage, config.smoothing, 0, out, threads)
     average.load_state_dict(load_file(out / name / ENCODER))
-    return average.merged()
+    return Averaged(average.merged(), tuple(average.mixing.softmax(dim=1).mean(dim=0).tolist()), joint)
 
 
-def _train(
+def _trained(
     accelerator: Accelerator,
     name: str,
     module: VideoClassifier | AverageClassifier,
     train: Corpus,
+    val: Corpus,
     clip: Clip,
+    views: EvalViews,
     stage: Stage,
     smoothing: float,
     seed: int,
     out: Path,
     threads: int,
-) -> StageReport:
+) -> Finetuned:
+    """Train a model on `train` and score it on `val`, unless both lie in `out/NAME` already."""
+    scores = out / name / SCORES
+    if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
+        shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone
+    accelerator.wait_for_everyone()
+
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         clips, other, share = augment_batch(
             batch.clips, stage.augment, generator, stage.views, accelerator.process_index, accelerator.num_processes
@@ -215,7 +256,7 @@ def _train(
         world_size=accelerator.num_processes,
         threads=threads,
     ) as loader:
-        return train_stage(
+        report = train_stage(
             accelerator,
             name,
             module,
@@ -230,6 +271,15 @@ def _train(
             compiled=False,
             corpora=[train],
         )
+    if not scores.exists():
+        started = time.perf_counter()
+        logits, ok = score(accelerator, module, val, clip, views, threads)
+        speed = len(val) * views.clips * views.crops / (time.perf_counter() - started)
+        if accelerator.is_main_process:
+            save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
+        accelerator.wait_for_everyone()
+    saved = load_file(scores)
+    return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]))
 
 
 def score(

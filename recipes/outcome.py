@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from understudy.models.stats import class_mean, paired_difference, wilson
+from understudy.models.stats import accuracy_interval, class_mean, paired_difference
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
@@ -33,17 +33,18 @@ class Outcome:
 def rows_of(outcomes: Sequence[Outcome], val: Corpus, excluded: Sequence[str]) -> list[dict[str, Any]]:
     """A row for each outcome on one corpus; videos with a key among `excluded` don't count.
 
-    Accuracies are shares of videos (micro), averaged over seeds; `low` and `high` are Wilson's 95 % interval over the
-    videos, and `seeds_top1` what each seed got. `class_mean` averages the classes' own shares.
+    Accuracies are shares of videos (micro), averaged over seeds; `low` and `high` are their 95 % interval, `groups` the
+    number of groups of videos that it rests on, and `seeds_top1` what each seed got. `class_mean` averages the classes'
+    own shares.
     """
     counted = _counted(val, excluded)
-    labels = torch.from_numpy(val.label)
+    labels, groups = torch.from_numpy(val.label), val.group[counted.numpy()]
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
         right = _right(outcome, labels)[:, counted].double()
         top5 = outcome.logits.topk(min(5, outcome.logits.shape[2]), dim=2).indices == labels[:, None]
         correct = right.mean(dim=0).numpy()
-        low, high = wilson(float(correct.sum()), len(correct))
+        low, high = accuracy_interval(correct, groups)
         failed = [val.keys[i] for i in counted.tolist() if not outcome.ok[i]]
         rows.append(
             {
@@ -58,6 +59,7 @@ def rows_of(outcomes: Sequence[Outcome], val: Corpus, excluded: Sequence[str]) -
                 "seeds": len(right),
                 "seeds_top1": right.mean(dim=1).tolist(),
                 "videos": len(correct),
+                "groups": len(set(groups.tolist())),
                 "classes": outcome.logits.shape[2],
                 "failed": failed,
                 "excluded": sorted(set(excluded) & set(val.keys)),
@@ -72,7 +74,7 @@ def differences_of(outcomes: Sequence[Outcome], val: Corpus, excluded: Sequence[
     which videos of one group, where the corpus knows of groups, are drawn together.
     """
     counted = _counted(val, excluded)
-    labels = torch.from_numpy(val.label)
+    labels, groups = torch.from_numpy(val.label), val.group[counted.numpy()]
     first: dict[str, Outcome] = {}
     rows: list[dict[str, Any]] = []
     for outcome in outcomes:
@@ -80,9 +82,9 @@ def differences_of(outcomes: Sequence[Outcome], val: Corpus, excluded: Sequence[
         if baseline is outcome:
             continue
         ours, theirs = (_right(o, labels)[:, counted].double().mean(dim=0).numpy() for o in (outcome, baseline))
-        mean, low, high = paired_difference(ours, theirs, val.group[counted.numpy()])
+        mean, low, high = paired_difference(ours, theirs, groups)
         named = {"model": outcome.model, "minus": baseline.model, "task": outcome.task, "protocol": outcome.protocol}
-        rows.append({**named, "difference": mean, "low": low, "high": high})
+        rows.append({**named, "difference": mean, "low": low, "high": high, "groups": len(set(groups.tolist()))})
     return rows
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-PROTOCOLS = {"finetune": "fine-tuning", "linear": "linear", "attentive": "attentive"}
+PROTOCOLS = {
+    "finetune": "fine-tuning",
+    "linear": "linear",
+    "attentive": "attentive",
+    "online": "online linear",
+    "joint": "joint head",
+}
 
 
 def results_table(results: dict[str, Any]) -> str:
@@ -24,7 +30,8 @@ def results_table(results: dict[str, Any]) -> str:
             mean, low, high = (format(100 * less[end], "+.1f") for end in ("difference", "low", "high"))
             told = f"{mean} ({low} to {high})"
         failed = f", {len(row['failed'])} failed" if row["failed"] else ""
-        interval = f"{_percent(row, 'low')} to {_percent(row, 'high')}{failed}"
+        few = f", {row['groups']} groups" if row.get("groups", row["videos"]) < row["videos"] else ""
+        interval = f"{_percent(row, 'low')} to {_percent(row, 'high')}{few}{failed}"
         cells = [row["task"], PROTOCOLS[row["protocol"]], row["model"], _percent(row, "top1"), interval, told]
         cells += [_percent(row, "top5"), _percent(row, "class_mean"), str(row["seeds"]), f"{row['rate']:g}"]
         lines.append(f"| {' | '.join(cells)} |")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from understudy.loader import Batch
 from understudy.models.augment import Augment
 from understudy.models.loading import header
-from understudy.models.optim import learning_rate, parameter_groups, update_average
+from understudy.models.optim import Halved, learning_rate, parameter_groups, update_average
 from understudy.models.randaugment import OPERATIONS
 from understudy.models.vit import ViTConfig
 from understudy.recipes.checkpoint import (
@@ -65,8 +65,10 @@ class Stage:
     """Rate of the first step."""
     end: float = 0.0
     """Rate that the cosine ends at."""
-    halved: bool = False
-    """The rate halves when warm-up ends, as in the released PPMA code."""
+    halved: Halved = "no"
+    """The rate halves when warm-up ends, as in the released PPMA code: whole in its masked autoencoding, where the
+    cosine is one of the whole run; rest in its alignment and fine-tuning, where it is one of the steps that are left.
+    """
     ema: float = 0.0
     """Decay of a moving average of the weights, which is then what the stage gives; 0 for none, 0.9999 is usual."""
     blend: bool = False

@@ -4,7 +4,7 @@
 
 where DATA/ucf101-train and DATA/ucf101-val are corpora that `understudy pack` made.
 
-Fine-tuning, linear probe, attentive probe, the adaptive average of two checkpoints; accuracies with intervals in
+Fine-tuning, linear probes, attentive probe, the adaptive average of two checkpoints; accuracies with intervals in
 OUT/results.json. A config is a function below; every value can be set on the command line (`transfer.py demo --help`).
 """
 
@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import harmonic_mean
@@ -30,10 +30,19 @@ from understudy.models.augment import Augment
 from understudy.models.classify import VideoClassifier
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
-from understudy.recipes.check import check_held_out, check_probe
+from understudy.recipes.check import check_held_out, check_mixing, check_probe
 from understudy.recipes.entries import SCRATCH, Model, Task, machine, open_model, open_task
-from understudy.recipes.features import cache_name, frozen_features, view_count, weights_digest
-from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
+from understudy.recipes.features import cache_name, encoder_key, frozen_features, view_count, weights_digest
+from understudy.recipes.finetune import (
+    AverageConfig,
+    FinetuneConfig,
+    Finetuned,
+    average_stage,
+    finetune,
+    finetune_stage,
+    learn_average,
+    online_probe,
+)
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
 from understudy.recipes.start import make_accelerator, threads_of, told_in_one_line
@@ -43,7 +52,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.machine import usable_cores
 
-Protocol = Literal["linear", "attentive", "finetune"]
+Protocol = Literal["linear", "attentive", "finetune", "online"]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 
@@ -60,7 +69,7 @@ class TransferConfig:
     transformers' making; or the word scratch. Differences are to the first.
     """
     average: tuple[str, ...] = ()
-    """Two checkpoints whose adaptive average is one more row."""
+    """Two checkpoints whose adaptive average is one more model, and with the head learned with it one more row."""
     corpora: tuple[str, ...] = ()
     """Downstream corpora, each the part of the path or address before -train and -val; by default the demo's."""
     protocols: tuple[Protocol, ...] = ("linear", "attentive", "finetune")
@@ -71,6 +80,7 @@ class TransferConfig:
     probe: ProbeConfig = field(default_factory=lambda: ProbeConfig(rates=RATES))
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
+    online: FinetuneConfig = field(default_factory=online_probe)
     averaging: AverageConfig = field(default_factory=AverageConfig)
     exclude: tuple[str, ...] = ()
     """Keys of validation samples that don't count. Others that can't be decoded count as wrong."""
@@ -99,7 +109,8 @@ def demo() -> TransferConfig:
             augment=Augment(),
             flip=True,
         ),
-        averaging=AverageConfig(epochs=10, crop_scale=(0.5, 1.0)),
+        online=replace(online_probe(), epochs=8, warmup_epochs=1, crop_scale=(0.5, 1.0), augment=Augment(), flip=True),
+        averaging=AverageConfig(epochs=10, crop_scale=(0.5, 1.0), augment=Augment(), flip=True),
     )
 
 
@@ -128,13 +139,18 @@ def main(config: TransferConfig) -> dict[str, Any]:
 
     results: dict[str, Any] = {"machine": machine(accelerator), "rows": [], "differences": []}
     for task in tasks:
-        entries = [*models, *([average_of(accelerator, parts, task, config)] if parts else [])]
+        entries, joint = list(models), list[Outcome]()
+        if parts:
+            average, outcome = average_of(accelerator, parts, task, config)
+            entries.append(average)
+            joint.append(outcome)
         outcomes: list[Outcome] = []
         for protocol in config.protocols:
             for model in entries:
                 started = time.perf_counter()
                 outcomes.append(run(accelerator, model, task, protocol, config))
                 accelerator.print(f"{task.name}, {protocol}, {model.name}: {time.perf_counter() - started:.1f} s")
+        outcomes += joint
         results["rows"] += rows_of(outcomes, task.val, config.exclude)
         results["differences"] += differences_of(outcomes, task.val, config.exclude)
         if accelerator.is_main_process:  # after each task, so that a long table is there as far as it got
@@ -167,18 +183,23 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
             raise UserError(f"{model.name}: {error}") from None
     if len({model.encoder.config for model in models[len(config.checkpoint) :]}) > 1:
         raise UserError(f"--average {' '.join(config.average)}: encoders of different shapes can't be averaged")
-    batches = {"--finetune": config.finetune} if "finetune" in config.protocols else {}
+    trained = {"finetune": config.finetune, "online": config.online}
+    batches = {f"--{name}": settings for name, settings in trained.items() if name in config.protocols}
     for flag, settings in {**batches, **({"--averaging": config.averaging} if config.average else {})}.items():
         if settings.epochs <= 0 or settings.batch_size < 1 or settings.batch_size % ranks:
             raise UserError(
                 f"{flag} needs epochs above 0 and a batch that {ranks} ranks divide, "
                 f"not {settings.epochs} and {settings.batch_size}"
             )
-    if "finetune" in config.protocols:
+        check_mixing(settings.augment, flag, settings.batch_size, 1, ranks)
+    for flag, settings in batches.items():
         for task in tasks:
-            finetune_stage(config.finetune, len(task.train))
-        if config.finetune.seeds < 1:
-            raise UserError(f"--finetune.seeds {config.finetune.seeds}: at least 1 is needed")
+            finetune_stage(settings, len(task.train))
+        if settings.seeds < 1:
+            raise UserError(f"{flag}.seeds {settings.seeds}: at least 1 is needed")
+    if config.average:
+        for task in tasks:
+            average_stage(config.averaging, len(task.train))
 
 
 def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
@@ -186,18 +207,15 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     threads = threads_of(config)
     clip = clip_of(model.encoder.config, config)
     about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
-    if protocol == "finetune":
+    if protocol in ("finetune", "online"):
+        frozen = protocol == "online"
+        settings = config.online if frozen else config.finetune
         train_and_score = partial(finetune, accelerator, model.encoder, task.train, task.val, clip, config.val_views)
         runs = [
-            train_and_score(config.finetune, seed=seed, out=config.out, threads=threads)
-            for seed in range(config.finetune.seeds)
+            train_and_score(settings, seed=seed, out=config.out, threads=threads, frozen=frozen)
+            for seed in range(settings.seeds)
         ]
-        seconds = sum(run.report.seconds for run in runs)
-        about |= {"rate": config.finetune.rate, "steps": runs[0].report.steps}
-        about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
-        about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
-        about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
-        return Outcome(model.name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
+        return outcome_of(model.name, task, protocol, runs, {**about, "rate": settings.rate})
 
     extract = partial(
         frozen_features,
@@ -214,7 +232,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
         settings, probe = config.probe, partial(probe_linearly, config=config.probe)
     else:
         settings, probe = config.attentive, partial(probe_attentively, config=config.attentive)
-    decided = {"weights": model.about["digest"], "clip": asdict(clip), "precision": accelerator.mixed_precision}
+    decided = {**encoder_key(model.encoder), "clip": asdict(clip), "precision": accelerator.mixed_precision}
     decided |= {"train": task.train.manifest.digest, "train_views": asdict(config.train_views)}
     decided |= {"val": task.val.manifest.digest, "val_views": asdict(config.val_views), "config": asdict(settings)}
     scores = kept_scores(
@@ -228,14 +246,34 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     return Outcome(model.name, task.name, protocol, scores.logits, val.ok, about)
 
 
-def average_of(accelerator: Accelerator, parts: Sequence[Model], task: Task, config: TransferConfig) -> Model:
-    """The adaptive average of two encoders for a task, as a model like the others."""
+def outcome_of(name: str, task: Task, protocol: str, runs: Sequence[Finetuned], about: dict[str, Any]) -> Outcome:
+    """What came of a model that was trained with each seed, its speeds over all of them."""
+    seconds = sum(run.report.seconds for run in runs)
+    about = {**about, "steps": runs[0].report.steps}
+    about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
+    about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
+    about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
+    return Outcome(name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
+
+
+def average_of(
+    accelerator: Accelerator, parts: Sequence[Model], task: Task, config: TransferConfig
+) -> tuple[Model, Outcome]:
+    """The adaptive average of two encoders for a task, as a model like the others, and what came of it with the head
+    that was learned with it, which is what PPMA scores.
+    """
     clip = clip_of(parts[0].encoder.config, config)
     encoders = (parts[0].encoder, parts[1].encoder)
-    threads = threads_of(config)
-    merged = learn_average(accelerator, encoders, task.train, clip, config.averaging, config.out, threads)
-    about = {"digest": weights_digest(merged), "average_of": [part.about for part in parts]}
-    return Model("adaptive average", merged, about)
+    learned = learn_average(
+        *(accelerator, encoders, task.train, task.val, clip, config.val_views, config.averaging, config.out),
+        threads_of(config),
+    )
+    about = {"digest": weights_digest(learned.encoder), "average_of": [part.about for part in parts]}
+    about |= {"shares": list(learned.shares)}
+    model = Model("adaptive average", learned.encoder, about)
+    told = {**about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
+    told |= {"rate": config.averaging.rate}
+    return model, outcome_of(model.name, task, "joint", [learned.joint], told)
 
 
 def clip_of(vit: ViTConfig, config: TransferConfig) -> Clip:

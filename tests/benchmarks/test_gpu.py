@@ -74,6 +74,7 @@ def test_a_step_is_the_products(
     trainer = Trainer(name, TINY.preset, CPU)
     twin = copy.deepcopy(trainer.module)
     config = replace(ppma(), vit=VIT, mae=TINY.preset.mae, out=tmp_path, seed=gpu_steps.SEED, log_every=1, save_every=1)
+    config = replace(config, stage2=replace(config.stage2, augment=replace(config.stage2.augment, group=0)))
     one_step = {s: replace(getattr(config, s), batch_size=8, views=1, steps=1, warmup=0) for s in gpu.STAGES}
     batches: list[Batch] = []
     take = ClipLoader.__next__

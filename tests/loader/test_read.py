@@ -114,7 +114,9 @@ def test_frames_at_the_ends_and_beyond(corpus: Corpus, frames: list[int]) -> Non
             assert moved.max() < len(offsets) - 1
 
 
-def test_an_index_that_broke_after_its_sample_was_found_whole_is_noticed(build: Callable[..., Corpus], tmp_path: Path) -> None:
+def test_an_index_that_broke_after_its_sample_was_found_whole_is_noticed(
+    build: Callable[..., Corpus], tmp_path: Path
+) -> None:
     corpus = build(tmp_path / "later", [3])
     reader = ShardReader(corpus)
     frames = np.arange(4, dtype=np.int32)

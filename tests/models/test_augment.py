@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,11 +14,13 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torch import Tensor
 
 from understudy.models import randaugment as ops
+from understudy.models.align import mixed_cross_entropy
 from understudy.models.augment import (
     Augment,
     Plan,
     augment,
     augment_batch,
+    check_groups,
     cutmix_box,
     draw_erased,
     draw_plan,
@@ -221,9 +224,10 @@ def test_mixup_blends_with_the_neighbour() -> None:
     clips = smooth_clips(5)
     plan = draw_plan(5, H, W, Augment(mixup=0.8), np.random.default_rng(0))
     x, got = normalised(clips), augment(clips, plan, 0, 1)
-    assert 0 < plan.share < 1
+    share = plan.mixes[0].share
+    assert 0 < share < 1
     for row, partner in enumerate([1, 0, 3, 2, 4]):
-        expected = plan.share * x[row] + (1 - plan.share) * x[partner]
+        expected = share * x[row] + (1 - share) * x[partner]
         torch.testing.assert_close(got[row], expected, rtol=1e-5, atol=1e-5)
     assert partners(8, 2).tolist() == [2, 3, 0, 1, 6, 7, 4, 5]
 
@@ -244,7 +248,7 @@ def test_cutmix_pastes_the_box_and_counts_what_the_edges_left() -> None:
         inside = np.zeros((H, W), bool)
         inside[max(0, y - half_h) : y + half_h, max(0, x0 - half_w) : x0 + half_w] = True
         cut += inside.sum() < 4 * half_h * half_w
-        assert plan.share == pytest.approx(1 - inside.mean())
+        assert plan.mixes[0].share == pytest.approx(1 - inside.mean())
         got = augment(clips, plan, 0, 1)
         mask = torch.from_numpy(inside)
         torch.testing.assert_close(got, torch.where(mask, x[[1, 0, 3, 2]], x), rtol=0, atol=0)
@@ -252,17 +256,51 @@ def test_cutmix_pastes_the_box_and_counts_what_the_edges_left() -> None:
 
 
 def test_mixup_and_cutmix_share_the_batches() -> None:
-    plans = [draw_plan(2, H, W, PPMA, np.random.default_rng(seed)) for seed in range(400)]
-    assert 160 < sum(plan.box is None for plan in plans) < 240
-    blends = np.array([plan.share for plan in plans if plan.box is None])
+    mixes = [draw_plan(2, H, W, PPMA, np.random.default_rng(seed)).mixes[0] for seed in range(400)]
+    assert 160 < sum(mix.box is None for mix in mixes) < 240
+    blends = np.array([mix.share for mix in mixes if mix.box is None])
     assert abs(blends.mean() - 0.5) < 0.05
     assert abs(blends.var() - 1 / (4 * (2 * 0.8 + 1))) < 0.02  # of a Beta(0.8, 0.8)
 
 
+def test_a_group_is_mixed_by_a_draw_of_its_own() -> None:
+    clips, config = smooth_clips(16), Augment(mixup=0.8, cutmix=1.0, group=4)
+    plan = draw_plan(16, H, W, config, np.random.default_rng(2))
+    assert len({mix.share for mix in plan.mixes}) == 4
+    assert {mix.box is None for mix in plan.mixes} == {True, False}
+    got, other, share = augment_batch(clips, config, torch.Generator().manual_seed(2), views=1)
+    assert other is not None and isinstance(share, Tensor)
+    torch.testing.assert_close(share, torch.tensor([plan.mixes[row // 4].share for row in range(16)]))
+    assert all(row // 4 == partner // 4 for row, partner in enumerate(other.tolist()))
+    for number, mix in enumerate(plan.mixes):  # as if it were a batch of its own
+        rows = slice(4 * number, 4 * number + 4)
+        alone = replace(plan, group=4, mixes=(mix,))
+        torch.testing.assert_close(got[rows], augment(clips[rows], alone, 0, 1), rtol=0, atol=0)
+
+
+def test_the_loss_of_a_group_weighs_labels_by_its_own_draw() -> None:
+    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(0))
+    labels, ok, other = torch.tensor([0, 1, 2, 3]), torch.ones(4, dtype=torch.bool), torch.tensor([1, 0, 3, 2])
+    loss = mixed_cross_entropy(logits, labels, ok, 0.0, other, torch.tensor([0.9, 0.9, 0.25, 0.25]))
+    by_hand = -logits.log_softmax(dim=1)
+    rows = [share * by_hand[i, i] + (1 - share) * by_hand[i, i ^ 1] for i, share in enumerate((0.9, 0.9, 0.25, 0.25))]
+    torch.testing.assert_close(loss, torch.stack(rows).mean())
+
+
+def test_groups_that_do_not_fit_are_refused() -> None:
+    for rows, group, views, ranks in ((128, 16, 1, 8), (32, 8, 1, 4), (48, 0, 1, 48), (48, 12, 3, 4)):
+        check_groups(replace(PPMA, group=group), rows, views, ranks)
+    check_groups(Augment(group=16), 6, 1, 2)  # nothing is mixed
+    for rows, group, views, ranks in ((40, 16, 1, 1), (6, 3, 1, 1), (48, 8, 3, 1), (16, 8, 1, 16), (8, -8, 1, 1)):
+        with pytest.raises(ValueError, match=rf"groups of {group} rows don't fit a batch of {rows} on {ranks} ranks"):
+            check_groups(replace(PPMA, group=group), rows, views, ranks)
+
+
+@pytest.mark.parametrize("group", [0, 2, 8])
 @pytest.mark.parametrize("ranks", [2, 4])
-def test_ranks_together_make_what_one_makes(ranks: int) -> None:
+def test_ranks_together_make_what_one_makes(ranks: int, group: int) -> None:
     clips = smooth_clips(8)
-    plan = draw_plan(8, H, W, PPMA, np.random.default_rng(5))
+    plan = draw_plan(8, H, W, replace(PPMA, group=group), np.random.default_rng(5))
     whole, part = augment(clips, plan, 0, 1), 8 // ranks
     parts = [augment(clips[i : i + part], plan, i, 1) for i in range(0, 8, part)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=0)
@@ -278,7 +316,8 @@ def test_a_steps_batch_is_drawn_by_its_seed_for_all_ranks(seed: int) -> None:
     plan = draw_plan(8, H, W, PPMA, np.random.default_rng(seed))
     torch.testing.assert_close(augment(clips, plan, 0, 2), whole, rtol=0, atol=0)
     assert other is not None and other.tolist() == [2, 3, 0, 1, 6, 7, 4, 5]
-    assert share == plan.share == halves[0][2] == halves[1][2]
+    for got in (share, torch.cat([torch.as_tensor(half) for _, _, half in halves])):
+        torch.testing.assert_close(got, torch.full((8,), plan.mixes[0].share))
     unmixed = augment_batch(clips, Augment(), generator, views=2)
     assert unmixed == (clips, None, 1.0)
 
@@ -286,7 +325,7 @@ def test_a_steps_batch_is_drawn_by_its_seed_for_all_ranks(seed: int) -> None:
 def test_nothing_is_done_where_everything_is_off() -> None:
     clips = smooth_clips(2)
     plan: Plan = draw_plan(2, H, W, Augment(), np.random.default_rng(0))
-    assert plan.share == 1.0
+    assert plan.mixes == ()
     assert augment(clips, plan, 0, 1) is clips
     before = clips.clone()
     augment(clips, draw_plan(2, H, W, PPMA, np.random.default_rng(0)), 0, 1)

@@ -1,4 +1,4 @@
-"""Schedules, parameter groups, intervals and the probe, against independent computation."""
+"""Schedules and intervals, against independent computation."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy.stats import t
 
-from understudy.models.align import Aligner
-from understudy.models.optim import layer_of, learning_rate, parameter_groups
-from understudy.models.stats import paired_difference, wilson
-from understudy.models.vit import BASE, ViTConfig
+from understudy.models.optim import learning_rate
+from understudy.models.stats import accuracy_interval, paired_difference, student, wilson
+
+Floats = NDArray[np.float64]
 
 
 def test_rate_warms_up_then_falls_without_a_jump() -> None:
@@ -26,30 +27,6 @@ def test_rate_warms_up_then_falls_without_a_jump() -> None:
     assert all(a > b for a, b in itertools.pairwise(rates[50:]))
     assert max(abs(a - b) for a, b in itertools.pairwise(rates)) < 2e-5
     assert rates[-1] < 1e-8
-
-
-def test_layer_decay_has_the_papers_multipliers() -> None:
-    with torch.device("meta"):
-        model = Aligner(BASE, {"a": 150})
-    names = dict(model.named_parameters())
-    scale = {
-        id(p): group["lr_scale"]
-        for group in parameter_groups(model, weight_decay=1e-4, layer_decay=0.75, depth=12)
-        for p in group["params"]
-    }
-    assert len(scale) == len(names)
-    for name, parameter in names.items():
-        power = {0: 14, 13: 1}.get(layer_of(name, 12), 13 - (layer_of(name, 12) - 1))
-        assert scale[id(parameter)] == pytest.approx(0.75**power), name
-    assert scale[id(names["encoder.blocks.11.attn.qkv.weight"])] == pytest.approx(0.5625)
-    assert scale[id(names["encoder.norm.weight"])] == scale[id(names["heads.a.weight"])] == 0.75
-
-
-def test_vectors_do_not_decay() -> None:
-    model = Aligner(ViTConfig(frames=2, size=16, patch=16, width=32, depth=1, heads=1), {"a": 3})
-    for group in parameter_groups(model, weight_decay=0.05):
-        for parameter in group["params"]:
-            assert group["weight_decay"] == (0.05 if parameter.ndim > 1 else 0.0)
 
 
 @given(trials=st.integers(1, 5000), share=st.floats(0, 1))
@@ -66,13 +43,44 @@ def test_wilson_at_a_known_point() -> None:
     assert (round(low, 4), round(high, 4)) == (0.4902, 0.9433)
 
 
-def test_paired_difference_covers_the_truth_about_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(0)
-    covered = 0
-    for trial in range(200):
-        hard = rng.random(150)
-        a, b = (hard < 0.7).astype(float), (hard < 0.6).astype(float)
-        mean, low, high = paired_difference(a, b, draws=500, seed=trial)
+def in_groups(rng: np.random.Generator, count: int) -> tuple[Floats, Floats, NDArray[np.int64]]:
+    """Right answers of two models, right with chances 0.7 and 0.6, that stand and fall together within a recording."""
+    groups = np.repeat(np.arange(count), rng.integers(10, 31, size=count))
+    shift = rng.normal(0, 0.15, (2, count)).clip(-0.3, 0.3)[:, groups]
+    a, b = (rng.random((2, len(groups))) < np.array([[0.7], [0.6]]) + shift).astype(float)
+    return a, b, groups
+
+
+@pytest.mark.parametrize("count", [4, 8, 30])
+def test_intervals_of_few_groups_cover_the_truth_as_often_as_they_say(count: int) -> None:
+    trials, rng = 1000, np.random.default_rng(0)
+    difference, accuracy, percentiles, independent = 0, 0, 0, 0
+    for trial in range(trials):
+        a, b, groups = in_groups(rng, count)
+        mean, low, high = paired_difference(a, b, groups, draws=300, seed=trial)
         assert low <= mean <= high
-        covered += low <= 0.1 <= high
-    assert 170 <= covered <= 200
+        difference += low <= 0.1 <= high
+        narrow = t.ppf(0.975, count - 1) / 1.959964 * math.sqrt(count / (count - 1))  # what plain percentiles lack
+        percentiles += mean + (low - mean) / narrow <= 0.1 <= mean + (high - mean) / narrow
+        low, high = accuracy_interval(a, groups)
+        accuracy += low <= 0.7 <= high
+        low, high = wilson(a.sum(), len(a))
+        independent += low <= 0.7 <= high
+    # 95 % less three standard errors of a share of 1,000 trials, and what percentiles and independent videos come to.
+    assert difference / trials > 0.925 and accuracy / trials > 0.925
+    assert percentiles / trials < {4: 0.87, 8: 0.91, 30: 0.94}[count]
+    assert independent / trials < 0.85
+
+
+def test_without_groups_the_accuracys_interval_is_wilsons() -> None:
+    correct = np.array([1.0] * 8 + [0.0] * 2)
+    assert accuracy_interval(correct, np.arange(10) * 5) == wilson(8, 10)
+    assert accuracy_interval(correct, np.zeros(10, np.int64)) == (0, 1)
+    # All are right, so nothing tells how alike the videos of a recording are; and t instead of the normal.
+    effective = 40 * (1.959964 / t.ppf(0.975, 3)) ** 2
+    assert accuracy_interval(np.ones(40), np.arange(40) // 10) == pytest.approx(wilson(effective, effective))
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 8, 29, 100, 6190])
+def test_students_quantile_is_scipys(freedom: int) -> None:
+    assert student(freedom) == pytest.approx(t.ppf(0.975, freedom), rel=1e-9)

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -211,6 +212,9 @@ def test_the_adaptive_average_starts_as_the_plain_one_and_merges_to_what_it_comp
     with torch.no_grad():
         average.mixing[:] = torch.tensor([50.0, -50.0])
     torch.testing.assert_close(average.merged()(clips), first(clips))
+    dropping = AdaptiveAverage([first, second], drop_path=0.9)
+    torch.testing.assert_close(dropping.eval()(clips), AdaptiveAverage([first, second])(clips))
+    assert not torch.allclose(dropping.train()(clips), dropping(clips))  # other paths each time
     with pytest.raises(ValueError, match="different shapes"):
         AdaptiveAverage([first, VideoViT(replace(TINY, depth=1))])
 
@@ -223,10 +227,11 @@ def test_a_difference_over_groups_is_as_uncertain_as_the_groups_are_few() -> Non
     mean, low, high = paired_difference(a, zero, groups)
     alone = paired_difference(a, zero)
     assert mean == alone[0] == pytest.approx(a.mean())
-    # The bootstrap's deviation of a mean of n is the sample's over the root of n: of 8 groups, not of 160 videos.
-    expected = 2 * 1.96 * per_group.std() / math.sqrt(8)
+    # As the t interval of a mean of 8 groups, not of 160 videos.
+    expected = 2 * scipy.stats.t.ppf(0.975, 7) * per_group.std(ddof=1) / math.sqrt(8)
     assert high - low == pytest.approx(expected, rel=0.1)
-    assert (high - low) / (alone[2] - alone[1]) == pytest.approx(math.sqrt(20), rel=0.1)
+    assert (high - low) / (alone[2] - alone[1]) > math.sqrt(20)
+    assert paired_difference(a, zero, np.zeros(160, np.int64)) == (mean, -1.0, 1.0)
     assert paired_difference(a, zero, np.arange(160) * 7 + 3) == alone
 
 

@@ -138,6 +138,31 @@ def test_a_trainers_settings_may_lie_beside_its_weights_but_no_code(tmp_path: Pa
     assert "weights_only argument" not in str(caught.value)  # PyTorch's page of advice
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_ensembles_models_are_told_by_number(wrapped: bool, tmp_path: Path) -> None:
+    encoders = [make_encoder(replace(BASE, width=192, depth=1, heads=3)) for _ in range(2)]
+    shake(encoders[1])
+    models = [
+        {**{f"trunk.{name}": tensor for name, tensor in encoder.state_dict().items()}, "heads.0.0.bias": torch.zeros(7)}
+        for encoder in encoders
+    ]
+    path = tmp_path / "ensemble.pt"
+    torch.save({"model": {"models": models}} if wrapped else {"models": models}, path)
+    for number, encoder in enumerate(encoders):
+        loaded, _ = load_encoder(f"{path}#{number}")
+        torch.testing.assert_close(loaded.state_dict(), encoder.state_dict(), rtol=0, atol=0)
+    for wrong in (path, f"{path}#2"):
+        with pytest.raises(ValueError, match=r"ensemble\.pt: holds 2 models; say which with #0 to #1 after the name"):
+            load_encoder(wrong)
+    torch.save({"model": models[0]}, tmp_path / "one.pt")
+    encoders[0].save_pretrained(tmp_path / "folder")
+    for one in ("one.pt#1", "folder#1"):
+        with pytest.raises(ValueError, match="holds a single model; leave out #1"):
+            load_encoder(tmp_path / one)
+    (tmp_path / "one.pt").rename(tmp_path / "one#1")  # a name may end so itself
+    torch.testing.assert_close(load_encoder(tmp_path / "one#1")[0].state_dict(), encoders[0].state_dict())
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_positions_in_any_precision_are_sinusoids_or_not(dtype: torch.dtype, tmp_path: Path) -> None:
     weights, table = weights_of_width(192), sinusoid_positions(BASE.tokens, 192)[None]

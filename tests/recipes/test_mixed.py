@@ -191,6 +191,10 @@ def test_bad_input_is_one_clear_line(corpora: Path, finished: Path, tmp_path: Pa
         (["--align-weights", "1", "-2"], "stage2: --align-weights must be positive"),
         (["--stage2.views", "3"], "stage2: batch size 8 does not divide into 3 views"),
         (["--stage2.batch-size", "1", "--stage2.blend"], "stage2: .*can't be blended from 2 corpora"),
+        (
+            ["--stage2.augment.mixup", "1", "--stage2.augment.group", "16"],
+            "stage2: groups of 16 rows",
+        ),
         (["--stage2.crop-scale", "0.5", "2"], "stage2: views: scale"),
         (["--save-every", "3", "--log-every", "2"], "--save-every 3 must be a multiple of --log-every 2"),
         (["--stage1.augment.mixup", "0.8"], "stage1: only stages with labels"),

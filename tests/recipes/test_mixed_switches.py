@@ -23,9 +23,9 @@ ROOT = Path(__file__).parents[2]
 # A decay of 0.5, since an average over 12 steps would else be of where they started.
 ALL_ON = [
     *("--mae.masking=tube", "--mae.mask-ratio=0.75", "--mae.decode-share=0.5", "--mae.layout=videomae"),
-    *("--stage1.ema=0.5", "--stage1.halved", "--stage2.ema=0.5", "--stage2.blend", "--align-weights", "1", "1"),
+    *("--stage1.ema=0.5", "--stage1.halved=whole", "--stage2.ema=0.5", "--stage2.blend", "--align-weights", "1", "1"),
     *("--stage2.augment.operations=4", "--stage2.augment.erasing=0.5", "--stage2.augment.mixup=0.8"),
-    *("--stage2.augment.cutmix=1", "--drop-path=0.1", "--fresh-norm"),
+    *("--stage2.augment.cutmix=1", "--stage2.augment.group=2", "--drop-path=0.1", "--fresh-norm"),
 ]
 
 

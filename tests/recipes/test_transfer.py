@@ -18,13 +18,17 @@ import pytest
 import torch
 from accelerate import Accelerator
 from numpy.typing import NDArray
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from understudy.loader import Clip, EvalViews
+from understudy.models.augment import Augment
 from understudy.models.loading import header
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
+from understudy.recipes import features
+from understudy.recipes.entries import open_model
 from understudy.recipes.features import Features, frozen_features
+from understudy.recipes.finetune import AverageConfig, learn_average
 from understudy.recipes.probing import Scores, kept_scores, probe_linearly
 from understudy.recipes.table import results_table
 from understudy.recipes.transfer import TransferConfig, command_line, main
@@ -101,18 +105,19 @@ def results_of(out: Path) -> dict[str, Any]:
 def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
     results = results_of(finished)
     models, protocols = ("scratch", "ours", "adaptive average"), ("linear", "attentive", "finetune")
-    assert [(row["protocol"], row["model"]) for row in results["rows"]] == [(p, m) for p in protocols for m in models]
+    expected = [*((p, m) for p in protocols for m in models), ("joint", "adaptive average")]
+    assert [(row["protocol"], row["model"]) for row in results["rows"]] == expected
     for row in results["rows"]:
         assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1
         assert row["top5"] == 1  # of three classes
         assert row["class_mean"] == pytest.approx(row["top1"])  # as many videos of each class
-        assert row["seeds"] == {"linear": 2, "attentive": 1, "finetune": 2}[row["protocol"]]
+        assert row["seeds"] == {"linear": 2, "attentive": 1, "finetune": 2, "joint": 1}[row["protocol"]]
         assert np.mean(row["seeds_top1"]) == pytest.approx(row["top1"])
-        assert (row["videos"], row["failed"], row["excluded"]) == (24, [], [])
+        assert (row["videos"], row["groups"], row["failed"], row["excluded"]) == (24, 9, [], [])
         assert row["val_views"] == "2x1 (even)"
         assert (row["classes"], len(row["digest"])) == (3, 64)
         finetuned = ("train_samples_per_second", "eval_views_per_second")
-        for speed in finetuned if row["protocol"] == "finetune" else ("feature_seconds", "feature_views"):
+        for speed in finetuned if row["protocol"] in ("finetune", "joint") else ("feature_seconds", "feature_views"):
             assert row[speed] > 0
         if row["protocol"] == "linear":
             assert row["top1"] > 0.9  # brightness is there to be seen, in features of any encoder
@@ -124,12 +129,15 @@ def test_every_model_has_a_row_under_every_protocol(finished: Path) -> None:
     assert ours["trained_on"][0]["corpora"]["nh"]["kind"] == "no-human"
     assert ours["trained_on"][0]["samples_per_second"] == 6
     average = next(row for row in results["rows"] if row["model"] == "adaptive average")
+    assert sum(average["shares"]) == pytest.approx(1)
     assert len({average["digest"], *(part["digest"] for part in average["average_of"])}) == 3
     minus = {(row["protocol"], row["model"], row["minus"]) for row in results["differences"]}
     assert minus == {(p, m, "scratch") for p in protocols for m in models[1:]}
     assert all(row["low"] <= row["difference"] <= row["high"] for row in results["differences"])
+    assert {row["groups"] for row in results["differences"]} == {9}
     table = results_table(results)
-    assert table.count("\n") == 1 + 9 and "adaptive average" in table
+    assert table.count(", 9 groups |") == 10
+    assert table.count("\n") == 1 + 10 and "| joint head | adaptive average |" in table and "adaptive average" in table
 
 
 def test_what_is_done_is_not_done_again(finished: Path, data: Path, checkpoints: tuple[Path, Path]) -> None:
@@ -146,6 +154,60 @@ def test_what_is_done_is_not_done_again(finished: Path, data: Path, checkpoints:
         "eval_views_per_second",
     ):  # speeds are those of then
         assert [row.get(name) for row in again["rows"]] == [row.get(name) for row in rows]
+
+
+def test_what_is_kept_of_an_encoder_is_not_taken_for_that_of_another_with_its_weights(
+    data: Path, tmp_path: Path
+) -> None:
+    for heads in (2, 4):
+        torch.manual_seed(0)
+        VideoViT(replace(VIT, heads=heads)).save_pretrained(tmp_path / f"{heads}-heads")
+    few = ("--protocols", "linear", "finetune", "--finetune.epochs", "1", "--finetune.seeds", "1")
+    names = ("--checkpoint", *(str(tmp_path / f"{heads}-heads") for heads in (2, 4)))
+    rows = main(config_of(data, tmp_path / "out", *few, *names))["rows"]
+    assert rows[0]["digest"] == rows[1]["digest"]
+    for kept in ("probes/linear-*", "finetune-*", "features/shades-val-*"):
+        assert len(list((tmp_path / "out").glob(kept))) == 2, kept
+
+
+def test_the_average_moves_to_the_good_one_of_two_encoders(data: Path, tmp_path: Path) -> None:
+    good, destroyed = open_model("scratch", VIT).encoder, VideoViT(VIT)
+    torch.manual_seed(0)
+    for parameter in destroyed.parameters():
+        torch.nn.init.normal_(parameter, std=10)
+    train, val = (Corpus.open(data / f"shades-{split}") for split in ("train", "val"))
+    config = AverageConfig(epochs=30, batch_size=9, rate=5e-2, augment=Augment())
+    for number, pair in enumerate(((good, destroyed), (destroyed, good))):
+        clip, out = Clip(frames=4, stride=1, size=32), tmp_path / str(number)
+        learned = learn_average(Accelerator(cpu=True), pair, train, val, clip, EvalViews(), config, out, threads=1)
+        assert learned.shares[number] > 0.6  # of 0.5 at the start
+        right = learned.joint.logits.argmax(dim=1) == torch.from_numpy(val.label)
+        assert right.float().mean() > 0.8  # chance is 0.33
+
+
+def test_results_of_another_format_are_made_anew(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    corpus, names = Corpus.open(data / "shades-val"), set[str]()
+    for number in (features.FORMAT, features.FORMAT + 1):
+        monkeypatch.setattr(features, "FORMAT", number)
+        names.add(features.cache_name("finetune", corpus, {"seed": 0}))
+    assert len(names) == 2
+
+
+def test_fine_tuning_learns_and_the_online_probe_does_so_on_a_trunk_that_stays(data: Path, tmp_path: Path) -> None:
+    config = config_of(
+        *(data, tmp_path, "--protocols", "finetune", "online"),
+        *("--finetune.epochs", "10", "--finetune.rate", "1e-2", "--finetune.seeds", "1"),
+        *("--online.epochs", "10", "--online.rate", "5e-2", "--online.seeds", "1", "--online.batch-size", "6"),
+        *("--online.augment.mixup", "0.8", "--online.augment.group", "2"),
+    )
+    rows = {row["protocol"]: row for row in main(config)["rows"]}
+    assert rows["finetune"]["top1"] > 0.8 and rows["online"]["top1"] > 0.8  # chance is 0.33
+    assert rows["online"]["rate"] == 5e-2 and rows["online"]["steps"] == 75
+    start = open_model("scratch", VIT).encoder.state_dict()
+    tuned, frozen = (load_file(next(tmp_path.glob(f"{p}-*")) / "encoder.safetensors") for p in ("finetune", "online"))
+    torch.testing.assert_close(frozen, start, rtol=0, atol=0)
+    assert all(not torch.equal(tuned[name], tensor) for name, tensor in start.items())
+    assert "| online linear | scratch |" in results_table({"rows": [rows["online"]], "differences": []})
 
 
 def test_a_finetuning_killed_before_it_was_scored_is_done_again(finished: Path, data: Path, tmp_path: Path) -> None:
@@ -167,25 +229,25 @@ def test_features_from_the_disk_are_those_of_memory(level: Any, data: Path, tmp_
     encoder, corpus = VideoViT(VIT), Corpus.open(data / "shades-val")
     two_by_two = EvalViews(2, 2)
 
-    def features(cache: Path | None, views: EvalViews = two_by_two) -> Features:
+    def taken(cache: Path | None, views: EvalViews = two_by_two) -> Features:
         clip = Clip(frames=4, stride=1, size=32)
         return frozen_features(accelerator, encoder, corpus, clip, views, level=level, threads=1, cache=cache)
 
-    plain, stored = features(None), features(tmp_path)
+    plain, stored = taken(None), taken(tmp_path)
     assert plain.values.shape == ((24, 4, 32) if level == "pooled" else (24, 4, VIT.tokens, 32))
     torch.testing.assert_close(plain.values, stored.values, rtol=0, atol=0)
     assert plain.ok.all() and stored.ok.all() and not stored.cached
-    assert features(tmp_path).cached
-    assert not features(tmp_path, EvalViews(1, 2)).cached
-    assert not features(tmp_path, EvalViews(2, 2, "released")).cached
+    assert taken(tmp_path).cached
+    assert not taken(tmp_path, EvalViews(1, 2)).cached
+    assert not taken(tmp_path, EvalViews(2, 2, "released")).cached
     with torch.no_grad():
         encoder.norm.bias.add_(1)
-    moved = features(tmp_path)
+    moved = taken(tmp_path)
     assert not moved.cached and not torch.equal(moved.values, plain.values)
     for path in tmp_path.glob("*.safetensors"):
         path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match="delete it"):
-        features(tmp_path)
+        taken(tmp_path)
 
 
 def test_the_rate_is_chosen_without_a_look_at_the_validation_videos(data: Path) -> None:
@@ -291,9 +353,10 @@ def test_the_documents_table_and_chart_are_of_the_results(finished: Path, tmp_pa
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text
     row = results_of(finished)["rows"][0]
     assert f"| {100 * row['top1']:.1f} | {100 * row['low']:.1f} to" in text
+    assert "time, here the protocol `online`; \\* marks our `linear`" in text
     assert "*quoted:* PPMA" in text and "| ours | not run |" in text
-    assert chart.read_text().count("<circle") == 9
-    assert chart.read_text().count('stroke-dasharray="1 3"') == 3  # chance, in each block
+    assert chart.read_text().count("<circle") == 10
+    assert chart.read_text().count('stroke-dasharray="1 3"') == 4  # chance, in each block
 
 
 @pytest.mark.parametrize("name", ["demo-actions", "actions7", "ablations"])
