@@ -79,7 +79,7 @@ ENDED = {
 
 @dataclass
 class Request:
-    """What was asked and answered; `sent` bytes of body."""
+    """What was asked and answered; `sent` bytes of body. `key` is the id of the key that it was signed with."""
 
     method: str
     path: str
@@ -88,6 +88,7 @@ class Request:
     status: int = 0
     fault: str = ""
     sent: int = 0
+    key: str = ""
 
 
 @dataclass
@@ -158,9 +159,11 @@ class FaultServer:
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.partition("?")[0]
         request = Request(handler.command, path, handler.headers.get("Range", ""), handler.headers.get("If-Match", ""))
+        signed = handler.headers.get("Authorization", "")
+        request.key = "".join(re.findall("Credential=([^/]+)", signed))
         with self._lock:
             self.requests.append(request)
-            self.signatures.update(re.findall("Signature=([0-9a-f]+)", handler.headers.get("Authorization", "")))
+            self.signatures.update(re.findall("Signature=([0-9a-f]+)", signed))
             asked = handler.path.replace(path, self._replaced.get(path, path))
         answer = self._from_folder(handler, asked) if isinstance(self.backend, Path) else self._pass_on(handler, asked)
         fault = self._strike(request, answer)
