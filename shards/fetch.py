@@ -20,8 +20,7 @@ from understudy.shards import s3, web
 from understudy.shards.errors import UserError
 from understudy.shards.remote import Address, ChangedError, ExpiredError, PassingError, Remote, Reply
 
-TRIES = 6  # in a row without progress
-PATIENCE_S = 35.0  # without progress; the last attempt begins by then and may take its own time-out
+PATIENCE_S = 35.0  # without progress, as a gateway takes 12 to start; the last attempt may take its own time-out more
 SLOWEST = 20_000  # bytes a second over WATCHED_S seconds; below, a new connection may do better
 WATCHED_S = 15.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
@@ -195,7 +194,7 @@ class Patience:
             log.warning("%s: %s; looking for new ones", self._remote, error)
             return
         idle = time.monotonic() - self._since
-        if self._fruitless >= TRIES or idle >= PATIENCE_S:
+        if idle >= PATIENCE_S:
             raise UserError(
                 f"{self._remote}: {error}; gave up after {self._fruitless} tries in {idle:.0f} s without progress: "
                 "check the server and the network, then run the same command again"
