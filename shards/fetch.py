@@ -181,8 +181,12 @@ class Patience:
         self._renewed = False
         self._since = time.monotonic()
 
-    def wait(self, error: PassingError, gained: int = 0, elapsed: float = 0.0) -> None:
-        """After a failed attempt. Raises UserError where it should be the last, StoppedError if stopped."""
+    def wait(self, error: PassingError, gained: int = 0, elapsed: float = 0.0, excused: float = 0.0) -> None:
+        """After a failed attempt that took `elapsed` seconds, of which `excused` don't count.
+
+        Raises UserError where it should be the last, StoppedError if stopped.
+        """
+        self._since += excused
         if gained and gained >= SLOWEST * elapsed:
             self._fruitless, self._renewed, self._since = 0, False, time.monotonic()
         else:
