@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from understudy.loader.memory import Memory
 from understudy.loader.request import Payload
+from understudy.shards.fetch import read_part
 from understudy.shards.holes import read_holes
 from understudy.shards.manifest import Corpus
 
 OPEN_SHARDS = 64
 ASKED = 8  # samples that are asked whether the corpus says where they were filled in: some may be damaged
+ALONE = 32  # samples of a shard under way that are read by themselves, at most
+ALONE_SHARE = 25  # and altogether no more than one byte in so many of the shards under way: they come a second time
 SPARE_BLOCKS = 32  # of memory to read into; as many as there are threads are in use
 
 
@@ -37,6 +40,8 @@ class ShardReader:
     """Reads samples of one corpus; may be used from several threads. At most `open_shards` shards stay open.
 
     A shard of a corpus that lies elsewhere is fetched if it is not in the cache, and stays there while it is open.
+    While it is under way by another's doing (`expect`, `arrived`) a few of its samples are read by themselves: the
+    first batch needs one from each of dozens of shards, and would otherwise wait for all of these to come whole.
     """
 
     def __init__(self, corpus: Corpus, open_shards: int = OPEN_SHARDS) -> None:
@@ -45,11 +50,27 @@ class ShardReader:
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
         self._memory = Memory(SPARE_BLOCKS)
+        self._expected: dict[int, int] = {}  # by shard under way: samples that may yet be read by themselves
+        self._alone = 0  # bytes that may be
         self._whole = np.zeros(len(corpus), np.bool_)  # samples whose checksum was right
         self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
         self._recheck_lock = threading.Lock()
         self._tells: bool | None = None  # not asked yet
         self._tells_lock = threading.Lock()
+
+    def expect(self, number: int) -> None:
+        """Shard `number` is under way into the cache; whoever sees to that calls `arrived` when it is over."""
+        cache = self.corpus.cache
+        if cache is None or cache.holds(self.corpus.shard_blob(number)):
+            return
+        with self._lock:
+            self._expected[number] = ALONE
+            self._alone += self.corpus.manifest.shards[number].filesize // ALONE_SHARE
+
+    def arrived(self, number: int) -> None:
+        """Shard `number` is there, or is not to be had yet: its samples are read from the cache only."""
+        with self._lock:
+            self._expected.pop(number, None)
 
     def read_frames(
         self, sample: int, frames: NDArray[np.int32], stop: threading.Event | None = None
@@ -130,6 +151,12 @@ class ShardReader:
         spans = self.corpus.spans[sample].tolist()
         start = min(offset for offset, _ in spans)
         end = max(offset + size for offset, size in spans)
+        if self._may_be_alone(number, end - start):
+            part = read_part(self.corpus.shard_blob(number), start, end, stop)
+            payload = None if part is None else _members(memoryview(part), start, spans)
+            if payload is not None and self._is_right(sample, payload):
+                return payload, None
+            self.arrived(number)  # whatever is wrong there, the cache knows what to do
         shard = self._open(number, stop)
         try:
             data = self._memory.take(end - start).data
@@ -138,14 +165,27 @@ class ShardReader:
             return (), f"read: {os.strerror(error.errno or 0)}"
         if held != end - start:
             return (), "read: the shard ends early"
-        data = data.toreadonly()
-        payload = tuple(data[offset - start : offset - start + size] for offset, size in spans)
+        payload = _members(data.toreadonly(), start, spans)
+        return payload, None if self._is_right(sample, payload) else "crc32c"
+
+    def _is_right(self, sample: int, payload: Payload) -> bool:
         checksum = 0
         for member in payload:
             checksum = crc32c.crc32c(member, checksum)
-        if checksum != int(self.corpus.crc32c[sample]):
-            return payload, "crc32c"
-        return payload, None
+        return checksum == int(self.corpus.crc32c[sample])
+
+    def _may_be_alone(self, number: int, size: int) -> bool:
+        """Whether `size` bytes of a shard that is under way are to be read by themselves; they are counted then."""
+        cache = self.corpus.cache
+        if number not in self._expected or cache is None or cache.holds(self.corpus.shard_blob(number)):
+            return False
+        with self._lock:
+            left = self._expected.get(number, 0)
+            if not left or size > self._alone or number in self._shards:
+                return False
+            self._expected[number] = left - 1
+            self._alone -= size
+            return True
 
     def _read_part(self, sample: int, first: int, last: int, stop: threading.Event | None) -> Payload | None:
         """Frames `first` to `last` of an mjpeg sample, as if there were no others; None where that can't be had."""
@@ -195,3 +235,8 @@ class ShardReader:
             if number not in self._rechecked:
                 self._rechecked[number] = self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
             return self._rechecked[number]
+
+
+def _members(data: memoryview, start: int, spans: list[list[int]]) -> Payload:
+    """The payload members, of which `data` holds all from byte `start` of their shard on."""
+    return tuple(data[offset - start : offset - start + size] for offset, size in spans)

@@ -63,6 +63,10 @@ class Cache:
         assert descriptor is not None
         return descriptor
 
+    def holds(self, blob: Blob) -> bool:
+        """Whether `open` would most likely not have to download it."""
+        return self._path(blob).exists()
+
     def prepare(self, blob: Blob, stop: threading.Event) -> None:
         """Have it there soon, unless another is at it already or there is no room now. Raises as `open` does."""
         descriptor = self._open(blob, stop, patience_s=0.0)

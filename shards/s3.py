@@ -23,6 +23,7 @@ from understudy.shards.remote import (
     PassingError,
     Remote,
     Reply,
+    byte_range,
     connection_failed,
 )
 
@@ -94,14 +95,14 @@ def _make_client(silence_s: float) -> Any:
         raise UserError("AWS_ENDPOINT_URL is not an address; use https://host or http://host:port") from None
 
 
-def get(remote: Remote, start: int, etag: str | None) -> Reply:
-    """Ask for the object from byte `start` on, and only if its ETag is still `etag`.
+def get(remote: Remote, start: int, etag: str | None, end: int | None = None) -> Reply:
+    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`.
 
     Raises UserError where trying again is of no use, PassingError or ChangedError.
     """
     ranged: dict[str, str] = {}
-    if start:
-        ranged["Range"] = f"bytes={start}-"
+    if start or end is not None:
+        ranged["Range"] = byte_range(start, end)
     if start and etag:
         ranged["IfMatch"] = etag
     answer = _call("get_object", remote, ranged)

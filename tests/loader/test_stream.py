@@ -19,6 +19,7 @@ from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
 
 from understudy.loader import Batch, Clip, ClipLoader, EvalLoader, EvalViews, LoaderSource, Views
 from understudy.loader import prefetch as prefetching
+from understudy.loader import read as reading
 from understudy.loader.order import Order
 from understudy.loader.prefetch import fetch_ahead
 from understudy.loader.read import ShardReader
@@ -27,6 +28,7 @@ from understudy.shards import remote as remotes
 from understudy.shards import web
 from understudy.shards.cache import Cache
 from understudy.shards.errors import UserError
+from understudy.shards.fetch import Blob, StoppedError
 from understudy.shards.manifest import Corpus
 
 CLIP, VIEWS = Clip(4, 2, 16), Views(2, scale=(0.5, 1.0))
@@ -203,6 +205,71 @@ def test_the_first_batch_waits_for_its_own_shards_only(server: FaultServer, tmp_
             released.set()
     finally:
         released.set()
+
+
+@pytest.mark.parametrize(
+    "fault", [None, *("reset", "close", "503", "short", "no-length", "flip", "no-range", "denied", "stall")]
+)
+def test_the_first_samples_come_by_themselves_and_from_whole_shards_where_that_fails(
+    server: FaultServer,
+    tmp_path: Path,
+    fault: str | None,
+    expect: Callable[[Fault], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if fault is not None:
+        expect(Fault(fault))
+        server.set(Fault(fault, after=700, times=-1, parts=True))
+    monkeypatch.setattr(reading, "ALONE_SHARE", 1)
+    released, prepare = threading.Event(), Cache.prepare
+
+    def prepare_late(self: Cache, blob: Blob, stop: threading.Event) -> None:
+        released.wait(120)
+        prepare(self, blob, stop)
+
+    monkeypatch.setattr(Cache, "prepare", prepare_late)
+    try:
+        with loader(elsewhere(server, tmp_path / "cache", "long"), batch_size=4) as made:
+            streamed = [next(made) for _ in range(3)]
+            assert bool(server.downloads()) == bool(fault), "no whole shard unless one is needed"
+            parts = len(server.requests) - len(server.downloads())
+            assert parts >= 6
+            released.set()
+            streamed += [next(made) for _ in range(7)]
+    finally:
+        released.set()
+    assert made.skipped == {}
+    assert digest(streamed) == digest(take(loader(here(server, "long"), batch_size=4), 10))
+
+
+def test_few_samples_come_twice(server: FaultServer, tmp_path: Path) -> None:
+    """However slowly the shards come, an epoch takes hardly more bytes than the corpus has."""
+    corpus = elsewhere(server, tmp_path / "cache", "long")
+    total = sum(shard.filesize for shard in corpus.manifest.shards)
+    server.set(Fault("slow", rate=200_000, times=-1, smallest=20_000, path="tar$"))
+    with loader(corpus, batch_size=4) as made:
+        for _ in range(2 * len(corpus) // 4):
+            next(made)
+    alone = [request for request in server.requests if request not in server.downloads()]
+    assert alone
+    assert sum(request.sent for request in server.requests if request.path.endswith(".tar")) <= 1.05 * total
+
+
+def test_a_part_that_does_not_come_soon_is_given_up(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetching, "PART_S", 0.3)
+    blob = elsewhere(server, tmp_path / "cache").shard_blob(0)
+    whole = here(server).shard_path(0).read_bytes()
+    assert fetching.read_part(blob, 1000, 3000) == whole[1000:3000]
+    server.set(Fault("trickle", times=-1))
+    assert fetching.read_part(blob, 1000, 3000) is None
+    server.set(None)
+    assert fetching.read_part(Blob(blob.remote, blob.size + 1, blob.sha256), 1000, 3000) is None, "it was replaced"
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(StoppedError):
+        fetching.read_part(blob, 1000, 3000, stop)
 
 
 def test_shards_come_before_their_turn(server: FaultServer, tmp_path: Path) -> None:
