@@ -18,7 +18,7 @@ import numpy as np
 
 from understudy.loader.batch import PADDING, Plan
 from understudy.loader.read import ShardReader
-from understudy.shards.cache import Cache
+from understudy.shards.cache import LEAST_DOWNLOADS, Cache
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import StoppedError
 from understudy.shards.manifest import Corpus
@@ -60,7 +60,7 @@ def room_ahead(demands: Sequence[Demand]) -> int | None:
             rooms.append(sum(shards))
             continue
         in_use = sum(demand.bytes_at_once(ranks) for demand in own)
-        under_way = ranks * cache.downloads * max(shards, default=0)
+        under_way = ranks * LEAST_DOWNLOADS * max(shards, default=0)  # more only as far as there is room ahead
         at_once = ranks * sum(demand.at_once for demand in own)
         cache.require(min(in_use + under_way, sum(shards)), f"the {at_once} shards read at once and those under way")
         # Half of what is left: the cache evicts what was touched longest ago, and between the fetching of a shard and
@@ -131,7 +131,7 @@ class _Fetchers:
         assert cache is not None
         reader.expect(number)
         self._asked.put((reader, number))
-        if len(self._threads) < cache.downloads:
+        if len(self._threads) < max(1, cache.downloads - 1):
             thread = threading.Thread(target=self._work, name="understudy-loader-fetch", daemon=True)
             self._threads.append(thread)
             thread.start()

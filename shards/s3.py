@@ -75,7 +75,7 @@ def _make_client(silence_s: float) -> Any:
             "connect_timeout": CONNECT_S,
             "read_timeout": silence_s,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
-            "max_pool_connections": 16,
+            "max_pool_connections": 64,
             # Checksums in trailers are refused by other stores than Amazon's. The manifest has the digests.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",

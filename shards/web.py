@@ -27,7 +27,7 @@ def _pool(proxy: str | None, silence_s: float) -> Any:
 
     timeout = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)
-    settings: dict[str, Any] = {"timeout": timeout, "retries": retries, "maxsize": 16}
+    settings: dict[str, Any] = {"timeout": timeout, "retries": retries, "maxsize": 64}
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 
 
