@@ -6,6 +6,7 @@ A sample is read whole, and compared with its checksum, when it is first asked f
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections import OrderedDict
 
@@ -19,7 +20,8 @@ from understudy.shards.fetch import read_part
 from understudy.shards.holes import read_holes
 from understudy.shards.manifest import Corpus
 
-OPEN_SHARDS = 64
+_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # that this process may have open
+OPEN_SHARDS = 256 if _FILES == resource.RLIM_INFINITY else min(256, _FILES // 8)  # of a corpus; there may be several
 ASKED = 8  # samples that are asked whether the corpus says where they were filled in: some may be damaged
 ALONE = 32  # samples of a shard under way that are read by themselves, at most
 ALONE_SHARE = 25  # and altogether no more than one byte in so many of the shards under way: they come a second time
@@ -31,6 +33,7 @@ class _OpenShard:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.sound = False  # hashed once more since it is open, and right
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -53,7 +56,6 @@ class ShardReader:
         self._expected: dict[int, int] = {}  # by shard under way: samples that may yet be read by themselves
         self._alone = 0  # bytes that may be
         self._whole = np.zeros(len(corpus), np.bool_)  # samples whose checksum was right
-        self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
         self._recheck_lock = threading.Lock()
         self._tells: bool | None = None  # not asked yet
         self._tells_lock = threading.Lock()
@@ -95,9 +97,13 @@ class ShardReader:
         where `stop` is set while it is fetched.
         """
         number = int(self.corpus.shard[sample])
-        payload, reason = self._read(sample, number, stop)
-        if reason is not None and self.corpus.cache is not None and self._was_damaged(number):
-            payload, reason = self._read(sample, number, stop)
+        alone = self._read_alone(sample, number, stop)
+        if alone is not None:
+            return alone, None
+        shard = self._open(number, stop)
+        payload, reason = self._read(sample, shard)
+        if reason is not None and self._was_damaged(number, shard):
+            payload, reason = self._read(sample, self._open(number, stop))
         return payload, reason
 
     def read_holes(
@@ -109,9 +115,10 @@ class ShardReader:
         if not self.tells_holes(stop):
             return None, None
         number = int(self.corpus.shard[sample])
-        cells, reason = self._read_holes(sample, number, stop)
-        if cells is None and self.corpus.cache is not None and self._was_damaged(number):
-            cells, reason = self._read_holes(sample, number, stop)
+        shard = self._open(number, stop)
+        cells, reason = self._read_holes(sample, shard)
+        if cells is None and self._was_damaged(number, shard):
+            cells, reason = self._read_holes(sample, self._open(number, stop))
         return cells, (reason or "holes: missing") if cells is None else None
 
     def tells_holes(self, stop: threading.Event | None = None) -> bool:
@@ -125,7 +132,7 @@ class ShardReader:
                 asked = range(min(ASKED, self.corpus.manifest.shards[0].nsamples))  # of one shard: it may be far away
                 answers: list[str | None] = []
                 for sample in asked:
-                    cells, reason = self._read_holes(sample, 0, stop)
+                    cells, reason = self._read_holes(sample, self._open(0, stop))
                     if cells is not None:
                         answers.clear()
                         break
@@ -133,12 +140,9 @@ class ShardReader:
                 self._tells = None not in answers
             return self._tells
 
-    def _read_holes(
-        self, sample: int, number: int, stop: threading.Event | None
-    ) -> tuple[NDArray[np.bool_] | None, str | None]:
+    def _read_holes(self, sample: int, shard: _OpenShard) -> tuple[NDArray[np.bool_] | None, str | None]:
         """What the sample itself says: both are None where that is nothing."""
         offset, size = self.corpus.sidecars[sample].tolist()
-        shard = self._open(number, stop)
         shape = int(self.corpus.frames[sample]), int(self.corpus.width[sample]), int(self.corpus.height[sample])
         try:
             return read_holes(os.pread(shard.descriptor, size, offset), *shape), None
@@ -147,17 +151,25 @@ class ShardReader:
         except ValueError:
             return None, "holes: damaged"
 
-    def _read(self, sample: int, number: int, stop: threading.Event | None) -> tuple[Payload, str | None]:
-        spans = self.corpus.spans[sample].tolist()
-        start = min(offset for offset, _ in spans)
-        end = max(offset + size for offset, size in spans)
-        if self._may_be_alone(number, end - start):
-            part = read_part(self.corpus.shard_blob(number), start, end, stop)
-            payload = None if part is None else _members(memoryview(part), start, spans)
-            if payload is not None and self._is_right(sample, payload):
-                return payload, None
-            self.arrived(number)  # whatever is wrong there, the cache knows what to do
-        shard = self._open(number, stop)
+    def _read_alone(self, sample: int, number: int, stop: threading.Event | None) -> Payload | None:
+        """The payload by itself, from where the corpus lies; None where that isn't to be done, or fails in any way."""
+        spans, start, end = self._extent(sample)
+        if not self._may_be_alone(number, end - start):
+            return None
+        part = read_part(self.corpus.shard_blob(number), start, end, stop)
+        payload = None if part is None else _members(memoryview(part), start, spans)
+        if payload is not None and self._is_right(sample, payload):
+            return payload
+        self.arrived(number)  # whatever is wrong there, the cache knows what to do
+        return None
+
+    def _extent(self, sample: int) -> tuple[list[list[int]], int, int]:
+        """The spans of the payload members in their shard, where the first begins, and where the last ends."""
+        spans: list[list[int]] = self.corpus.spans[sample].tolist()
+        return spans, min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
+
+    def _read(self, sample: int, shard: _OpenShard) -> tuple[Payload, str | None]:
+        spans, start, end = self._extent(sample)
         try:
             data = self._memory.take(end - start).data
             held = os.preadv(shard.descriptor, [data], start)
@@ -228,13 +240,18 @@ class ShardReader:
         """Whether it was deleted from the cache, as damaged, after it was opened."""
         return self.corpus.cache is not None and not os.fstat(shard.descriptor).st_nlink
 
-    def _was_damaged(self, number: int) -> bool:
-        """Hash a cached shard again, once; True where this disk had damaged it, so that it is fetched anew."""
-        assert self.corpus.cache is not None
+    def _was_damaged(self, number: int, shard: _OpenShard) -> bool:
+        """Hash a cached shard again, once while it is open; True where this disk had damaged it, so that it is fetched
+        anew.
+        """
+        if self.corpus.cache is None:
+            return False
         with self._recheck_lock:
-            if number not in self._rechecked:
-                self._rechecked[number] = self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
-            return self._rechecked[number]
+            if self._discarded(shard):
+                return True  # by another thread, meanwhile
+            if not shard.sound:
+                shard.sound = not self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
+            return not shard.sound
 
 
 def _members(data: memoryview, start: int, spans: list[list[int]]) -> Payload:

@@ -364,6 +364,21 @@ def test_what_the_disk_of_the_cache_damages_is_fetched_again(server: FaultServer
     assert server.downloads()
 
 
+def test_what_the_disk_damages_again_and_again_is_fetched_as_often(server: FaultServer, tmp_path: Path) -> None:
+    corpus = elsewhere(server, tmp_path / "cache")
+    reader = ShardReader(corpus)
+    path = tmp_path / "cache" / corpus.shard_blob(0).sha256
+    for times in (1, 2, 3):
+        assert reader.read(0)[1] is None
+        assert len(server.downloads()) == times
+        with path.open("r+b") as file:
+            file.seek(int(corpus.spans[0, 0, 0]))
+            file.write(b"rotten" * 10)
+    del reader
+    reader = ShardReader(corpus, 1)  # which finds a shard sound, and has it open again later
+    assert reader.read(0)[1] is None
+
+
 def test_a_thread_that_opens_a_damaged_shard_while_another_discards_it_reads_the_new_one(
     server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
