@@ -9,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from understudy.loader import Batch, Clip, ClipLoader, EvalLoader, EvalViews, Lo
 from understudy.loader import prefetch as prefetching
 from understudy.loader import read as reading
 from understudy.loader.order import Order
-from understudy.loader.prefetch import fetch_ahead
+from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
 from understudy.loader.read import ShardReader
 from understudy.shards import fetch as fetching
 from understudy.shards import remote as remotes
@@ -456,26 +457,82 @@ def test_a_bug_in_a_fetching_thread_reaches_the_caller(
             next(made)
 
 
+class Shelf:
+    """Stands in for a cache, its reader and the threads that fill it: counts downloads, all of which are instant. What
+    is read at once stays; of the rest, what has not been used for longest makes room.
+    """
+
+    def __init__(self, limit: int, sizes: list[int], at_once: int) -> None:
+        self.limit, self.sizes, self.at_once = limit, sizes, at_once
+        self.held: OrderedDict[int, None] = OrderedDict()
+        self.open: OrderedDict[int, None] = OrderedDict()
+        self.used = self.downloads = 0
+
+    def require(self, bytes_at_once: int, what: str) -> None:
+        assert bytes_at_once <= self.limit, what
+
+    def prepare(self, shard: int) -> bool:
+        """Whether there is room."""
+        if shard not in self.held:
+            unused = (other for other in list(self.held) if other not in self.open)
+            while self.used + self.sizes[shard] > self.limit:
+                evicted = next(unused, None)
+                if evicted is None:
+                    return False
+                del self.held[evicted]
+                self.used -= self.sizes[evicted]
+            self.used += self.sizes[shard]
+            self.downloads += 1
+        self.held[shard] = None
+        self.held.move_to_end(shard)
+        return True
+
+    def read(self, shard: int) -> None:
+        self.open[shard] = None
+        self.open.move_to_end(shard)
+        if len(self.open) > self.at_once:
+            self.open.popitem(last=False)
+        assert self.prepare(shard)
+
+    def ask(self, shelf: Shelf, shard: int) -> None:
+        assert shelf is self
+        self.prepare(shard)
+
+    def check(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @pytest.mark.parametrize(("ranks", "most"), [(8, 1.05), (64, 1.1)])
-def test_each_shard_is_downloaded_hardly_more_than_once(ranks: int, most: float) -> None:
+def test_each_shard_is_downloaded_hardly_more_than_once(
+    ranks: int, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A whole epoch over 100,000 shards in 64 lanes, with ranks that share no cache: each has room for the groups that
-    it reads and for those that come next, and evicts what it has not used for longest.
+    it reads and for as much again, and fetches ahead. Four of the ranks stand for all.
     """
     shards, samples_per_step = 100_000, 2048
     counts = np.random.default_rng(0).integers(20, 45, shards)
     of_shard = np.repeat(np.arange(shards), counts)
+    sizes = (counts * 1_000_000).tolist()
+    listed = [SimpleNamespace(filesize=size, sha256=number) for number, size in enumerate(sizes)]
     order = Order("0" * 64, counts.tolist(), seed=0, samples_per_step=samples_per_step, lanes=64)
-    downloads = 0
-    for rank in range(ranks):
-        cache: OrderedDict[int, None] = OrderedDict()
-        room = 2 * order.shards_at_once(ranks)
-        for step in range(len(of_shard) // samples_per_step):
-            ids, _ = order.step(step, rank, ranks)
-            for shard in np.unique(of_shard[ids]).tolist():
-                downloads += shard not in cache
-                cache[shard] = None
-                cache.move_to_end(shard)
-            while len(cache) > room:
-                cache.popitem(last=False)
+    at_once = order.shards_at_once(ranks)
+    downloads = ahead = 0
+    for rank in range(0, ranks, ranks // 4):
+        shelf = Shelf(2 * (at_once + 4) * max(sizes), sizes, at_once)
+        corpus: Any = SimpleNamespace(cache=shelf, manifest=SimpleNamespace(shards=listed), shard=of_shard)
+        feed: Any = SimpleNamespace(corpus=corpus, reader=shelf)
+        steps = range(len(of_shard) // samples_per_step)
+        plans = (prefetching.Plan(feed, *order.step(step, rank, ranks)) for step in steps)
+        monkeypatch.setattr(prefetching, "_Fetchers", lambda shelf=shelf: shelf)
+        for plan in fetch_ahead(plans, room_ahead([Demand(corpus, at_once)])):
+            before = shelf.downloads
+            for shard in np.unique(of_shard[plan.ids]).tolist():
+                shelf.read(shard)
+            ahead += shelf.downloads == before
+        downloads += shelf.downloads * ranks // 4
     print(f"{ranks} ranks: {downloads / shards:.4f} downloads a shard")
     assert 0.99 <= downloads / shards <= most
+    assert ahead > 0.99 * 4 * len(steps), "hardly a step had to fetch what it needs"
