@@ -17,9 +17,10 @@ from queue import SimpleQueue
 import numpy as np
 
 from understudy.loader.batch import PADDING, Plan
-from understudy.shards.cache import Cache
+from understudy.loader.read import ShardReader
+from understudy.shards.cache import LEAST_DOWNLOADS, Cache
 from understudy.shards.errors import UserError
-from understudy.shards.fetch import Blob, StoppedError
+from understudy.shards.fetch import StoppedError
 from understudy.shards.manifest import Corpus
 
 HORIZON = 1024  # plans that are made ahead of the one that is handed out
@@ -59,7 +60,7 @@ def room_ahead(demands: Sequence[Demand]) -> int | None:
             rooms.append(sum(shards))
             continue
         in_use = sum(demand.bytes_at_once(ranks) for demand in own)
-        under_way = ranks * cache.downloads * max(shards, default=0)
+        under_way = ranks * LEAST_DOWNLOADS * max(shards, default=0)  # more only as far as there is room ahead
         at_once = ranks * sum(demand.at_once for demand in own)
         cache.require(min(in_use + under_way, sum(shards)), f"the {at_once} shards read at once and those under way")
         # Half of what is left: the cache evicts what was touched longest ago, and between the fetching of a shard and
@@ -87,11 +88,12 @@ def fetch_ahead(plans: Iterator[Plan], room: int | None) -> Generator[Plan, None
                 if plan is None:
                     break
                 size = 0
-                for cache, blob in _blobs(plan):
-                    if planned - last_use.get(blob.sha256, -REMEMBERED - 1) > REMEMBERED:
-                        size += blob.size
-                        fetchers.ask(cache, blob)
-                    last_use[blob.sha256] = planned
+                for number in _needed(plan):
+                    shard = plan.feed.corpus.manifest.shards[number]
+                    if planned - last_use.get(shard.sha256, -REMEMBERED - 1) > REMEMBERED:
+                        size += shard.filesize
+                        fetchers.ask(plan.feed.reader, number)
+                    last_use[shard.sha256] = planned
                 planned += 1
                 ahead += size
                 coming.append((plan, size))
@@ -105,28 +107,31 @@ def fetch_ahead(plans: Iterator[Plan], room: int | None) -> Generator[Plan, None
         fetchers.close()
 
 
-def _blobs(plan: Plan) -> list[tuple[Cache, Blob]]:
+def _needed(plan: Plan) -> list[int]:
     """The shards of a plan that may have to be fetched, in the order in which it needs them."""
     corpus = plan.feed.corpus
     if corpus.cache is None:
         return []
     numbers, first = np.unique(corpus.shard[plan.ids[plan.ids != PADDING]], return_index=True)
-    return [(corpus.cache, corpus.shard_blob(number)) for number in numbers[np.argsort(first)].tolist()]
+    return numbers[np.argsort(first)].tolist()
 
 
 class _Fetchers:
     """Threads that fill caches, first come first served. A program that ends does not wait for them."""
 
     def __init__(self) -> None:
-        self._asked: SimpleQueue[tuple[Cache, Blob] | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[ShardReader, int] | None] = SimpleQueue()
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._bugs: list[BaseException] = []
 
-    def ask(self, cache: Cache, blob: Blob) -> None:
-        """Have `blob` in `cache` soon."""
-        self._asked.put((cache, blob))
-        if len(self._threads) < cache.downloads:
+    def ask(self, reader: ShardReader, number: int) -> None:
+        """Have shard `number` of the reader's corpus in its cache soon."""
+        cache = reader.corpus.cache
+        assert cache is not None
+        reader.expect(number)
+        self._asked.put((reader, number))
+        if len(self._threads) < max(1, cache.downloads - 1):
             thread = threading.Thread(target=self._work, name="understudy-loader-fetch", daemon=True)
             self._threads.append(thread)
             thread.start()
@@ -146,9 +151,11 @@ class _Fetchers:
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None and not self._stop.is_set():
-            cache, blob = asked
+            reader, number = asked
+            cache = reader.corpus.cache
+            assert cache is not None
             try:
-                cache.prepare(blob, self._stop)
+                cache.prepare(reader.corpus.shard_blob(number), self._stop)
             except UserError as error:  # whoever needs the shard will meet it too, or will not
                 log.warning("not fetched ahead of its time, and to be tried again then: %s", error)
             except StoppedError:
@@ -156,3 +163,5 @@ class _Fetchers:
             except BaseException as bug:
                 self._bugs.append(bug)
                 return
+            finally:
+                reader.arrived(number)

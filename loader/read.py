@@ -6,6 +6,7 @@ A sample is read whole, and compared with its checksum, when it is first asked f
 from __future__ import annotations
 
 import os
+import resource
 import threading
 from collections import OrderedDict
 
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 
 from understudy.loader.memory import Memory
 from understudy.loader.request import Payload
+from understudy.shards.fetch import read_part
 from understudy.shards.holes import read_holes
 from understudy.shards.manifest import Corpus
 
-OPEN_SHARDS = 64
+_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # that this process may have open
+OPEN_SHARDS = 256 if _FILES == resource.RLIM_INFINITY else min(256, _FILES // 8)  # of a corpus; there may be several
 ASKED = 8  # samples that are asked whether the corpus says where they were filled in: some may be damaged
+ALONE = 32  # samples of a shard under way that are read by themselves, at most
+ALONE_SHARE = 25  # and altogether no more than one byte in so many of the shards under way: they come a second time
 SPARE_BLOCKS = 32  # of memory to read into; as many as there are threads are in use
 
 
@@ -28,6 +33,7 @@ class _OpenShard:
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
+        self.sound = False  # hashed once more since it is open, and right
 
     def __del__(self) -> None:
         os.close(self.descriptor)
@@ -37,6 +43,8 @@ class ShardReader:
     """Reads samples of one corpus; may be used from several threads. At most `open_shards` shards stay open.
 
     A shard of a corpus that lies elsewhere is fetched if it is not in the cache, and stays there while it is open.
+    While it is under way by another's doing (`expect`, `arrived`) a few of its samples are read by themselves: the
+    first batch needs one from each of dozens of shards, and would otherwise wait for all of these to come whole.
     """
 
     def __init__(self, corpus: Corpus, open_shards: int = OPEN_SHARDS) -> None:
@@ -45,11 +53,26 @@ class ShardReader:
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
         self._memory = Memory(SPARE_BLOCKS)
+        self._expected: dict[int, int] = {}  # by shard under way: samples that may yet be read by themselves
+        self._alone = 0  # bytes that may be
         self._whole = np.zeros(len(corpus), np.bool_)  # samples whose checksum was right
-        self._rechecked: dict[int, bool] = {}  # by shard: whether it was damaged in the cache
         self._recheck_lock = threading.Lock()
         self._tells: bool | None = None  # not asked yet
         self._tells_lock = threading.Lock()
+
+    def expect(self, number: int) -> None:
+        """Shard `number` is under way into the cache; whoever sees to that calls `arrived` when it is over."""
+        cache = self.corpus.cache
+        if cache is None or cache.holds(self.corpus.shard_blob(number)):
+            return
+        with self._lock:
+            self._expected[number] = ALONE
+            self._alone += self.corpus.manifest.shards[number].filesize // ALONE_SHARE
+
+    def arrived(self, number: int) -> None:
+        """Shard `number` is there, or is not to be had yet: its samples are read from the cache only."""
+        with self._lock:
+            self._expected.pop(number, None)
 
     def read_frames(
         self, sample: int, frames: NDArray[np.int32], stop: threading.Event | None = None
@@ -74,9 +97,13 @@ class ShardReader:
         where `stop` is set while it is fetched.
         """
         number = int(self.corpus.shard[sample])
-        payload, reason = self._read(sample, number, stop)
-        if reason is not None and self.corpus.cache is not None and self._was_damaged(number):
-            payload, reason = self._read(sample, number, stop)
+        alone = self._read_alone(sample, number, stop)
+        if alone is not None:
+            return alone, None
+        shard = self._open(number, stop)
+        payload, reason = self._read(sample, shard)
+        if reason is not None and self._was_damaged(number, shard):
+            payload, reason = self._read(sample, self._open(number, stop))
         return payload, reason
 
     def read_holes(
@@ -88,9 +115,10 @@ class ShardReader:
         if not self.tells_holes(stop):
             return None, None
         number = int(self.corpus.shard[sample])
-        cells, reason = self._read_holes(sample, number, stop)
-        if cells is None and self.corpus.cache is not None and self._was_damaged(number):
-            cells, reason = self._read_holes(sample, number, stop)
+        shard = self._open(number, stop)
+        cells, reason = self._read_holes(sample, shard)
+        if cells is None and self._was_damaged(number, shard):
+            cells, reason = self._read_holes(sample, self._open(number, stop))
         return cells, (reason or "holes: missing") if cells is None else None
 
     def tells_holes(self, stop: threading.Event | None = None) -> bool:
@@ -104,7 +132,7 @@ class ShardReader:
                 asked = range(min(ASKED, self.corpus.manifest.shards[0].nsamples))  # of one shard: it may be far away
                 answers: list[str | None] = []
                 for sample in asked:
-                    cells, reason = self._read_holes(sample, 0, stop)
+                    cells, reason = self._read_holes(sample, self._open(0, stop))
                     if cells is not None:
                         answers.clear()
                         break
@@ -112,12 +140,9 @@ class ShardReader:
                 self._tells = None not in answers
             return self._tells
 
-    def _read_holes(
-        self, sample: int, number: int, stop: threading.Event | None
-    ) -> tuple[NDArray[np.bool_] | None, str | None]:
+    def _read_holes(self, sample: int, shard: _OpenShard) -> tuple[NDArray[np.bool_] | None, str | None]:
         """What the sample itself says: both are None where that is nothing."""
         offset, size = self.corpus.sidecars[sample].tolist()
-        shard = self._open(number, stop)
         shape = int(self.corpus.frames[sample]), int(self.corpus.width[sample]), int(self.corpus.height[sample])
         try:
             return read_holes(os.pread(shard.descriptor, size, offset), *shape), None
@@ -126,11 +151,25 @@ class ShardReader:
         except ValueError:
             return None, "holes: damaged"
 
-    def _read(self, sample: int, number: int, stop: threading.Event | None) -> tuple[Payload, str | None]:
-        spans = self.corpus.spans[sample].tolist()
-        start = min(offset for offset, _ in spans)
-        end = max(offset + size for offset, size in spans)
-        shard = self._open(number, stop)
+    def _read_alone(self, sample: int, number: int, stop: threading.Event | None) -> Payload | None:
+        """The payload by itself, from where the corpus lies; None where that isn't to be done, or fails in any way."""
+        spans, start, end = self._extent(sample)
+        if not self._may_be_alone(number, end - start):
+            return None
+        part = read_part(self.corpus.shard_blob(number), start, end, stop)
+        payload = None if part is None else _members(memoryview(part), start, spans)
+        if payload is not None and self._is_right(sample, payload):
+            return payload
+        self.arrived(number)  # whatever is wrong there, the cache knows what to do
+        return None
+
+    def _extent(self, sample: int) -> tuple[list[list[int]], int, int]:
+        """The spans of the payload members in their shard, where the first begins, and where the last ends."""
+        spans: list[list[int]] = self.corpus.spans[sample].tolist()
+        return spans, min(offset for offset, _ in spans), max(offset + size for offset, size in spans)
+
+    def _read(self, sample: int, shard: _OpenShard) -> tuple[Payload, str | None]:
+        spans, start, end = self._extent(sample)
         try:
             data = self._memory.take(end - start).data
             held = os.preadv(shard.descriptor, [data], start)
@@ -138,14 +177,27 @@ class ShardReader:
             return (), f"read: {os.strerror(error.errno or 0)}"
         if held != end - start:
             return (), "read: the shard ends early"
-        data = data.toreadonly()
-        payload = tuple(data[offset - start : offset - start + size] for offset, size in spans)
+        payload = _members(data.toreadonly(), start, spans)
+        return payload, None if self._is_right(sample, payload) else "crc32c"
+
+    def _is_right(self, sample: int, payload: Payload) -> bool:
         checksum = 0
         for member in payload:
             checksum = crc32c.crc32c(member, checksum)
-        if checksum != int(self.corpus.crc32c[sample]):
-            return payload, "crc32c"
-        return payload, None
+        return checksum == int(self.corpus.crc32c[sample])
+
+    def _may_be_alone(self, number: int, size: int) -> bool:
+        """Whether `size` bytes of a shard that is under way are to be read by themselves; they are counted then."""
+        cache = self.corpus.cache
+        if number not in self._expected or cache is None or cache.holds(self.corpus.shard_blob(number)):
+            return False
+        with self._lock:
+            left = self._expected.get(number, 0)
+            if not left or size > self._alone or number in self._shards:
+                return False
+            self._expected[number] = left - 1
+            self._alone -= size
+            return True
 
     def _read_part(self, sample: int, first: int, last: int, stop: threading.Event | None) -> Payload | None:
         """Frames `first` to `last` of an mjpeg sample, as if there were no others; None where that can't be had."""
@@ -188,10 +240,20 @@ class ShardReader:
         """Whether it was deleted from the cache, as damaged, after it was opened."""
         return self.corpus.cache is not None and not os.fstat(shard.descriptor).st_nlink
 
-    def _was_damaged(self, number: int) -> bool:
-        """Hash a cached shard again, once; True where this disk had damaged it, so that it is fetched anew."""
-        assert self.corpus.cache is not None
+    def _was_damaged(self, number: int, shard: _OpenShard) -> bool:
+        """Hash a cached shard again, once while it is open; True where this disk had damaged it, so that it is fetched
+        anew.
+        """
+        if self.corpus.cache is None:
+            return False
         with self._recheck_lock:
-            if number not in self._rechecked:
-                self._rechecked[number] = self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
-            return self._rechecked[number]
+            if self._discarded(shard):
+                return True  # by another thread, meanwhile
+            if not shard.sound:
+                shard.sound = not self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
+            return not shard.sound
+
+
+def _members(data: memoryview, start: int, spans: list[list[int]]) -> Payload:
+    """The payload members, of which `data` holds all from byte `start` of their shard on."""
+    return tuple(data[offset - start : offset - start + size] for offset, size in spans)

@@ -29,7 +29,7 @@ from understudy.shards.fetch import PATIENCE_S, Blob, StoppedError, fetch
 from understudy.shards.files import fsync_folder
 
 DEFAULT_LIMIT = 100 * 10**9
-DOWNLOADS = 4  # at once on a node
+DOWNLOADS, LEAST_DOWNLOADS = 16, 2  # at once on a node, and of each rank; a connection brings 50 to 100 MB a second
 POLL_S = 0.02
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Cache:
         self.folder, self.limit = folder, limit
         self.downloads = downloads
         self._permits = threading.BoundedSemaphore(downloads)
+        self._permits_ahead = threading.BoundedSemaphore(max(1, downloads - 1))  # one is kept for who waits for it
         self._failures: dict[str, tuple[float, UserError]] = {}  # by digest: when a download failed here, and why
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +64,14 @@ class Cache:
         assert descriptor is not None
         return descriptor
 
+    def holds(self, blob: Blob) -> bool:
+        """Whether `open` would most likely not have to download it."""
+        return self._path(blob).exists()
+
     def prepare(self, blob: Blob, stop: threading.Event) -> None:
         """Have it there soon, unless another is at it already or there is no room now. Raises as `open` does."""
-        descriptor = self._open(blob, stop, patience_s=0.0)
+        with self._permits_ahead:
+            descriptor = self._open(blob, stop, patience_s=0.0)
         if descriptor is not None:
             os.close(descriptor)
 
@@ -270,7 +276,8 @@ def _evict(path: Path) -> bool:
 
 
 def default_cache() -> Cache:
-    """The cache in UNDERSTUDY_CACHE (~/.cache/understudy) of UNDERSTUDY_CACHE_LIMIT bytes (100 GB, say 500GB or 2TB).
+    """The cache in UNDERSTUDY_CACHE (~/.cache/understudy) of UNDERSTUDY_CACHE_LIMIT bytes (100 GB, say 500GB or 2TB),
+    with this rank's share of the node's UNDERSTUDY_DOWNLOADS (16).
 
     Raises UserError where these make no sense.
     """
@@ -278,7 +285,11 @@ def default_cache() -> Cache:
     folder = Path(os.environ.get("UNDERSTUDY_CACHE") or f"{home}/understudy").expanduser().absolute()
     limit = os.environ.get("UNDERSTUDY_CACHE_LIMIT")
     ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return _cache(folder, parse_size(limit) if limit else DEFAULT_LIMIT, max(1, DOWNLOADS // ranks))
+    downloads = os.environ.get("UNDERSTUDY_DOWNLOADS") or str(DOWNLOADS)
+    if not downloads.isdecimal() or not int(downloads):
+        raise UserError(f"UNDERSTUDY_DOWNLOADS: {downloads!r} is no number of downloads; use {DOWNLOADS}, say")
+    share = max(LEAST_DOWNLOADS, int(downloads) // ranks)
+    return _cache(folder, parse_size(limit) if limit else DEFAULT_LIMIT, share)
 
 
 @functools.cache

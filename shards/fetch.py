@@ -11,6 +11,7 @@ import logging
 import random
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +21,10 @@ from understudy.shards import s3, web
 from understudy.shards.errors import UserError
 from understudy.shards.remote import Address, ChangedError, ExpiredError, PassingError, Remote, Reply
 
-TRIES = 6  # in a row without progress
-PATIENCE_S = 35.0  # without progress; the last attempt begins by then and may take its own time-out
+PATIENCE_S = 35.0  # without progress, as a gateway takes 12 to start; the last attempt may take its own time-out more
 SLOWEST = 20_000  # bytes a second over WATCHED_S seconds; below, a new connection may do better
 WATCHED_S = 15.0
+PART_S = 10.0  # for a part of an object: who asks for it can wait for the whole instead
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,34 @@ def fetch(blob: Blob, sink: BinaryIO, stop: threading.Event | None = None) -> No
         raise UserError(f"{blob.remote}: {words}, twice; it is damaged or was replaced: upload the corpus again")
 
 
+def read_part(blob: Blob, start: int, end: int, stop: threading.Event | None = None) -> bytes | None:
+    """Bytes `start` to `end` of the object as the server gives them, which nothing vouches for yet.
+
+    One attempt of at most PART_S seconds: None where that fails, for whatever reason. Raises StoppedError soon after
+    `stop` is set.
+    """
+    until = time.monotonic() + PART_S
+    pieces, missing = list[bytes](), end - start
+    try:
+        reply = _getter(blob.remote)(blob.remote, start, None, end)
+        try:
+            if reply.start != start or reply.length != missing or reply.total not in (None, blob.size):
+                return None
+            while missing and (piece := reply.read()):
+                pieces.append(piece)
+                missing -= len(piece)
+                if stop is not None and stop.is_set():
+                    raise StoppedError
+                if time.monotonic() > until:
+                    return None
+        finally:
+            reply.close()
+    except (PassingError, ChangedError, UserError) as error:
+        log.info("%s: bytes %d to %d can't be read by themselves (%s)", blob.remote, start, end, error)
+        return None
+    return None if missing else b"".join(pieces)
+
+
 def read_address(address: Address) -> bytes:
     """A small file of unknown size and digest, wherever it is. Raises FileNotFoundError or MissingError without it."""
     return address.read_bytes() if isinstance(address, Path) else fetch_text(address)
@@ -86,7 +115,7 @@ def _fetch_once(blob: Blob, sink: BinaryIO, stop: threading.Event | None) -> str
 def _download(remote: Remote, size: int | None, sink: BinaryIO, stop: threading.Event | None) -> str:
     """Fill `sink` and return the hex SHA-256 of what it was. Raises UserError, ChangedError or StoppedError."""
     patience = Patience(remote, stop)
-    get = s3.get if remote.url.startswith("s3://") else web.get
+    get = _getter(remote)
     body = _Body(sink)
     etag: str | None = None
     while True:
@@ -106,6 +135,10 @@ def _download(remote: Remote, size: int | None, sink: BinaryIO, stop: threading.
             raise PassingError(f"the connection ended after {body.position} of {whole} bytes")
         except PassingError as error:
             patience.wait(error, body.progress(), time.monotonic() - attempt)
+
+
+def _getter(remote: Remote) -> Callable[..., Reply]:
+    return s3.get if remote.url.startswith("s3://") else web.get
 
 
 def _check(reply: Reply, size: int | None, etag: str | None) -> None:
@@ -182,8 +215,12 @@ class Patience:
         self._renewed = False
         self._since = time.monotonic()
 
-    def wait(self, error: PassingError, gained: int = 0, elapsed: float = 0.0) -> None:
-        """After a failed attempt. Raises UserError where it should be the last, StoppedError if stopped."""
+    def wait(self, error: PassingError, gained: int = 0, elapsed: float = 0.0, excused: float = 0.0) -> None:
+        """After a failed attempt that took `elapsed` seconds, of which `excused` don't count.
+
+        Raises UserError where it should be the last, StoppedError if stopped.
+        """
+        self._since += excused
         if gained and gained >= SLOWEST * elapsed:
             self._fruitless, self._renewed, self._since = 0, False, time.monotonic()
         else:
@@ -195,7 +232,7 @@ class Patience:
             log.warning("%s: %s; looking for new ones", self._remote, error)
             return
         idle = time.monotonic() - self._since
-        if self._fruitless >= TRIES or idle >= PATIENCE_S:
+        if idle >= PATIENCE_S:
             raise UserError(
                 f"{self._remote}: {error}; gave up after {self._fruitless} tries in {idle:.0f} s without progress: "
                 "check the server and the network, then run the same command again"

@@ -6,14 +6,12 @@ Writing shards lives in `tarshard.py`, building a corpus in `pack.py`, checking 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import threading
-from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from operator import itemgetter
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +20,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from understudy.shards.cache import Cache, default_cache
+from understudy.shards.columns import Keys, number_groups, read_columns, read_rows
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
 from understudy.shards.files import write_atomic
@@ -74,7 +73,7 @@ class Manifest:
         """Samples in all shards."""
         return sum(shard.nsamples for shard in self.shards)
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hex SHA-256 over everything here but the tool that made it: the identity of the corpus."""
         body = self._body()
@@ -228,16 +227,7 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
 
 def decode_samples(data: bytes) -> list[Sample]:
     """The inverse of `encode_samples`. Raises ValueError, KeyError or zstandard.ZstdError on damaged bytes."""
-    return [sample_from_row(row) for row in _rows(data)]
-
-
-def _rows(data: bytes) -> Iterator[dict[str, Any]]:
-    """The rows of `samples.jsonl.zst`, one at a time. Raises ValueError or zstandard.ZstdError on damaged bytes."""
-    if not data:
-        raise ValueError("empty")  # on which the decompressor would wait for ever
-    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
-        for line in io.TextIOWrapper(reader, encoding="utf-8"):
-            yield json.loads(line)
+    return [sample_from_row(row) for row in read_rows(data)]
 
 
 def sample_from_row(row: dict[str, Any]) -> Sample:
@@ -252,13 +242,14 @@ class Corpus:
     """A corpus opened for reading: its manifest and the sample table in columns, all of length `nsamples`.
 
     Sample i is row `row[i]` of shard `shard[i]`; samples lie in shard and row order. `spans[i, m]` is the
-    (offset, size) in bytes of payload member m of sample i in its shard, `sidecars[i]` of its JSON.
+    (offset, size) in bytes of payload member m of sample i in its shard, `sidecars[i]` of its JSON; `groups[i]` is the
+    keyed hash of its origin, empty where the packer knew of none.
     """
 
     root: Address
     cache: Cache | None  # of a corpus that lies elsewhere
     manifest: Manifest
-    keys: tuple[str, ...]
+    keys: Keys
     shard: NDArray[np.int32]
     row: NDArray[np.int32]
     label: NDArray[np.int64]
@@ -268,11 +259,15 @@ class Corpus:
     spans: NDArray[np.int64]
     sidecars: NDArray[np.int64]
     crc32c: NDArray[np.uint32]
-    group: NDArray[np.int64]
-    """Number of the sample's group; a sample of none is a group by itself."""
+    groups: NDArray[np.bytes_]
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @cached_property
+    def group(self) -> NDArray[np.int64]:
+        """Number of the sample's group, in the order of their names; a sample of none is a group by itself."""
+        return number_groups(self.keys.names, self.groups)
 
     def shard_path(self, shard: int) -> Path:
         """Where shard number `shard` lies, in a corpus in a local folder."""
@@ -320,64 +315,30 @@ class Corpus:
         manifest = Manifest.load(root)
         data = _read_samples(root, manifest, cache)
         try:
-            keys, numbers, group = _columns(data, MEMBERS[manifest.codec])
+            columns = read_columns(data, MEMBERS[manifest.codec])
         except (KeyError, TypeError, ValueError, OverflowError, zstandard.ZstdError) as error:
             raise UserError(f"{root / SAMPLES}: not a sample table ({error!r}); repack the corpus") from None
-        if len(keys) != manifest.nsamples:
+        if len(columns.keys) != manifest.nsamples:
             raise UserError(
-                f"{root / SAMPLES}: {len(keys)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
+                f"{root / SAMPLES}: {len(columns.keys)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
             )
-        shard, row, label, frames, width, height, checksum = numbers[:, : len(_NUMBERS)].T
-        places = numbers[:, len(_NUMBERS) :].reshape(len(keys), len(MEMBERS[manifest.codec]), 2)
+        shard, row, label, frames, width, height, checksum = columns.numbers
         return Corpus(
             root=root,
             cache=cache,
             manifest=manifest,
-            keys=keys,
-            shard=shard.astype(np.int32),
-            row=row.astype(np.int32),
-            label=label.copy(),
-            frames=frames.astype(np.int32),
-            width=width.astype(np.int32),
-            height=height.astype(np.int32),
-            spans=places[:, 1:].copy(),
-            sidecars=places[:, 0].copy(),
-            crc32c=checksum.astype(np.uint32),
-            group=group,
+            keys=Keys(columns.keys),
+            shard=shard,
+            row=row,
+            label=label,
+            frames=frames,
+            width=width,
+            height=height,
+            spans=columns.places[:, 1:],
+            sidecars=columns.places[:, 0],
+            crc32c=checksum,
+            groups=columns.groups,
         )
-
-
-_NUMBERS = ("shard", "row", "label", "frames", "width", "height", "crc32c")
-_LARGEST = np.array([2**31 - 1, 2**31 - 1, 2**63 - 1, 2**31 - 1, 2**31 - 1, 2**31 - 1, 2**32 - 1])  # in their columns
-
-
-def _columns(data: bytes, members: tuple[str, ...]) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
-    """The keys, the numbers of _NUMBERS and (offset, size) of each of `members` side by side, and the groups.
-
-    Holds no object a row but the key: of large corpora these would take hundreds of megabytes. Raises KeyError,
-    TypeError, ValueError, OverflowError or zstandard.ZstdError on damaged bytes.
-    """
-    numbers_of = itemgetter(*_NUMBERS)
-    keys: list[str] = []
-    flat = array("q")
-    numbered: dict[str, int] = {}  # groups, as they come
-    groups = array("q")
-    for row in _rows(data):
-        flat.extend(numbers_of(row))
-        spans = row["members"]
-        for member in members:
-            offset, size = spans[member]
-            flat.append(offset)
-            flat.append(size)
-        key = row["key"]
-        keys.append(key)
-        groups.append(numbered.setdefault(row.get("group") or key, len(numbered)))
-    numbers = np.frombuffer(flat, np.int64).reshape(len(keys), len(_NUMBERS) + 2 * len(members))
-    if (numbers < 0).any() or (numbers[:, : len(_NUMBERS)] > _LARGEST).any():
-        raise ValueError("a number out of range")
-    place = np.empty(len(numbered), np.int64)  # of each in the order of their names
-    place[[numbered[name] for name in sorted(numbered)]] = np.arange(len(numbered))
-    return tuple(keys), numbers, place[np.frombuffer(groups, np.int64)]
 
 
 def _read_samples(root: Address, manifest: Manifest, cache: Cache | None) -> bytes:

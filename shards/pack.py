@@ -92,6 +92,7 @@ def pack(
     engine: Engine = "local",
     progress: bool = True,
     patience_s: float = PATIENCE_S,
+    largest: int | None = None,
 ) -> Manifest:
     """Pack `sources` into the corpus folder `out` and return its manifest.
 
@@ -102,7 +103,8 @@ def pack(
     decode (cluster.py) and `workers` is not used; the bytes are the same.
 
     Called again after an interruption, it packs the shards that are missing; on a finished corpus it only returns
-    the manifest. Raises UserError where `out` holds something else, nothing could be packed, or the disk is full.
+    the manifest. Raises UserError where `out` holds something else, nothing could be packed, the disk is full, or, as
+    soon as there is one, a shard has more than `largest` bytes.
     """
     config = replace(config, fps=float(config.fps))
     check(sources, config)
@@ -119,7 +121,7 @@ def pack(
                 shutil.rmtree(work)
                 return finished(out, config, plan)
             remember(work, plan, out)
-            packed = _pack_missing(chunks, read, out, config, workers, engine, progress, patience_s)
+            packed = _pack_missing(chunks, read, out, config, workers, engine, progress, patience_s, largest)
             if not any(shard.samples for shard in packed):
                 shutil.rmtree(out if created else work)
                 raise UserError(f"nothing to pack, every source was refused: {_reasons(packed)}")
@@ -200,6 +202,7 @@ def _pack_missing(
     engine: Engine,
     progress: bool,
     patience_s: float,
+    largest: int | None,
 ) -> list[PackedShard]:
     """All shards in order: those with a record as they are, the others packed and recorded now."""
     paths = [out / f"{config.name}-{number:06d}.tar" for number in range(len(chunks))]
@@ -234,7 +237,18 @@ def _pack_missing(
             if shard is None:
                 packed[number] = shard = pack_shard(paths[number], chunks[number], ready, config)
                 write_atomic(records[number], json.dumps(asdict(shard)).encode())
+            if shard.shard and largest is not None:
+                check_size(paths[number], shard.shard.filesize, largest)
     return [shard for shard in packed if shard is not None]
+
+
+def check_size(path: Path, size: int, largest: int) -> None:
+    """Raises UserError where the shard `path` of `size` bytes is too large for the store that it is to go to."""
+    if size > largest:
+        raise UserError(
+            f"{path}: {size / 2**30:.3g} GiB, and S3 takes {largest / 2**30:.3g} GiB at once; "
+            f"delete {path.parent}, then pack with fewer --samples-per-shard"
+        )
 
 
 def _load_record(path: Path, record: Path) -> PackedShard | None:

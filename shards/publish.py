@@ -15,17 +15,18 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from understudy.shards import s3
+from understudy.shards import fetch, s3
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Patience
 from understudy.shards.kinds import Engine
 from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
-from understudy.shards.pack import PATIENCE_S, Reader, pack
+from understudy.shards.pack import PATIENCE_S, Reader, check_size, pack
 from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
 from understudy.shards.remote import MissingError, PassingError, Remote
 from understudy.shards.sources import Source
 
 THREADS = 4
+SLOW_PUTS = 5  # tries of an upload that takes longer than a download may be without progress
 
 
 def pack_into_bucket(
@@ -54,7 +55,15 @@ def pack_into_bucket(
         _finish(work, there)
         return there
     manifest = pack(
-        sources, read, work, config, workers=workers, engine=engine, progress=progress, patience_s=patience_s
+        sources,
+        read,
+        work,
+        config,
+        workers=workers,
+        engine=engine,
+        progress=progress,
+        patience_s=patience_s,
+        largest=s3.LARGEST_PUT,
     )
     publish(work, remote, progress=progress)
     _finish(work, manifest)
@@ -100,6 +109,8 @@ def publish(root: Path, remote: Remote, *, progress: bool = True) -> None:
         raise UserError(f"{remote}: another corpus lies there; give another OUT, or delete it")
     if there is not None:
         return
+    for shard in manifest.shards:
+        check_size(root / shard.url, shard.filesize, s3.LARGEST_PUT)
     names = [name for shard in manifest.shards for name in (shard.url, shard.index)] + [SAMPLES]
     with ThreadPoolExecutor(THREADS) as threads:
         sent = threads.map(_send, [root / name for name in names], [remote / name for name in names])
@@ -110,8 +121,6 @@ def publish(root: Path, remote: Remote, *, progress: bool = True) -> None:
 
 def _send(path: Path, remote: Remote) -> None:
     size = path.stat().st_size
-    if size > s3.LARGEST_PUT:
-        raise UserError(f"{path}: over 5 GiB, more than S3 takes at once; use fewer --samples-per-shard")
     with path.open("rb") as file:
         md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False))
     patience = Patience(remote)
@@ -122,4 +131,6 @@ def _send(path: Path, remote: Remote) -> None:
                 s3.put(remote, path, md5.digest())
             return
         except PassingError as error:
-            patience.wait(error, elapsed=time.monotonic() - began)
+            elapsed = time.monotonic() - began
+            # A large file takes its time, and whether it arrives shows at the end only.
+            patience.wait(error, elapsed=elapsed, excused=max(0.0, elapsed - fetch.PATIENCE_S / SLOW_PUTS))

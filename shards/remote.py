@@ -135,6 +135,11 @@ class Reply:
             self._stream.close()
 
 
+def byte_range(start: int, end: int | None) -> str:
+    """The value of a Range header; `end` is the first byte that is not wanted."""
+    return f"bytes={start}-" if end is None else f"bytes={start}-{end - 1}"
+
+
 def connection_failed(remote: Remote, host: str, error: Exception) -> Exception:
     """What to raise for an `error` that came before any answer. The libraries' own texts may hold whole addresses."""
     text = f"{error} {getattr(error, 'kwargs', {}).get('error', '')}"  # botocore keeps the cause there

@@ -11,8 +11,9 @@ import threading
 from pathlib import Path
 from typing import Any, cast
 
+from understudy.shards.credentials import find_credentials
 from understudy.shards.errors import UserError
-from understudy.shards.redact import hide, protect_logs
+from understudy.shards.redact import protect_logs
 from understudy.shards.remote import (
     CONNECT_S,
     SILENCE_S,
@@ -22,6 +23,7 @@ from understudy.shards.remote import (
     PassingError,
     Remote,
     Reply,
+    byte_range,
     connection_failed,
 )
 
@@ -30,9 +32,11 @@ STORING_S = 60.0  # a store may think for a while after the last byte
 
 _EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "RequestExpired"}
 _WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken", "AuthFailure"}
+_NOT_GOT = {"CredentialRetrievalError", "MetadataRetrievalError"}
 _PASSING = {"SlowDown", "InternalError", "RequestTimeout", "ServiceUnavailable", "BadDigest", "OperationAborted"}
 
 _clients: dict[tuple[int, float], Any] = {}  # by process, for a client does not survive a fork, and longest silence
+_signing = False  # whether this process has ever had credentials
 _lock = threading.Lock()
 
 
@@ -53,23 +57,25 @@ def _forget(client: Any) -> None:
 
 
 def _make_client(silence_s: float) -> Any:
+    global _signing  # noqa: PLW0603
     import boto3  # pyright: ignore[reportMissingTypeStubs]
+    import botocore.session  # pyright: ignore[reportMissingTypeStubs]
     from botocore import UNSIGNED  # pyright: ignore[reportMissingTypeStubs]
     from botocore.config import Config  # pyright: ignore[reportMissingTypeStubs]
     from botocore.exceptions import BotoCoreError  # pyright: ignore[reportMissingTypeStubs]
 
     protect_logs()
     try:
-        session = cast(Any, boto3.Session())
-        credentials = session.get_credentials()
-        if credentials is not None:
-            frozen = credentials.get_frozen_credentials()
-            hide(frozen.access_key, frozen.secret_key, frozen.token)
+        core = cast(Any, botocore.session).get_session()
+        credentials = find_credentials(core)
+        if credentials is None and _signing:  # what could be had before: a store would say "denied" without
+            raise PassingError("no credentials could be got")
+        _signing = credentials is not None
         settings: dict[str, Any] = {
             "connect_timeout": CONNECT_S,
             "read_timeout": silence_s,
             "retries": {"total_max_attempts": 1, "mode": "standard"},
-            "max_pool_connections": 16,
+            "max_pool_connections": 64,
             # Checksums in trailers are refused by other stores than Amazon's. The manifest has the digests.
             "request_checksum_calculation": "when_required",
             "response_checksum_validation": "when_required",
@@ -78,28 +84,25 @@ def _make_client(silence_s: float) -> Any:
             settings["signature_version"] = UNSIGNED  # a public bucket can be read without
         if os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
             settings["s3"] = {"addressing_style": "path"}  # other stores seldom have a host name for each bucket
+        session = cast(Any, boto3.Session(botocore_session=core))
         region = session.region_name or "us-east-1"
         return session.client("s3", region_name=region, config=Config(**settings))
     except BotoCoreError as error:
-        if type(error).__name__ in (
-            "CredentialRetrievalError",
-            "MetadataRetrievalError",
-            "RefreshWithMFAUnsupportedError",
-        ):
+        if type(error).__name__ in {*_NOT_GOT, "RefreshWithMFAUnsupportedError"}:
             raise PassingError("no credentials could be got") from None
         raise UserError(f"S3 can't be set up ({type(error).__name__}); check ~/.aws and the AWS_ variables") from None
     except ValueError:  # botocore says so of an endpoint that is not a URL, and repeats it
         raise UserError("AWS_ENDPOINT_URL is not an address; use https://host or http://host:port") from None
 
 
-def get(remote: Remote, start: int, etag: str | None) -> Reply:
-    """Ask for the object from byte `start` on, and only if its ETag is still `etag`.
+def get(remote: Remote, start: int, etag: str | None, end: int | None = None) -> Reply:
+    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`.
 
     Raises UserError where trying again is of no use, PassingError or ChangedError.
     """
     ranged: dict[str, str] = {}
-    if start:
-        ranged["Range"] = f"bytes={start}-"
+    if start or end is not None:
+        ranged["Range"] = byte_range(start, end)
     if start and etag:
         ranged["IfMatch"] = etag
     answer = _call("get_object", remote, ranged)
@@ -185,8 +188,7 @@ def _denial_hint(client: Any) -> str:
 def _failed(remote: Remote, client: Any, error: Exception) -> Exception:
     """The exception for a request that got no answer."""
     kind = type(error).__name__
-    if kind in ("CredentialRetrievalError", "MetadataRetrievalError"):
-        _forget(client)
+    if kind in _NOT_GOT:
         return PassingError("no credentials could be got")
     if kind == "TokenRetrievalError" or kind.startswith("SSO") or kind == "UnauthorizedSSOTokenError":
         return UserError(f"{remote}: the login has expired; run: aws sso login")

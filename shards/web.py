@@ -16,6 +16,7 @@ from understudy.shards.remote import (
     PassingError,
     Remote,
     Reply,
+    byte_range,
     connection_failed,
 )
 
@@ -26,12 +27,12 @@ def _pool(proxy: str | None, silence_s: float) -> Any:
 
     timeout = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
     retries = urllib3.Retry(total=None, connect=0, read=0, status=0, other=0, redirect=5)
-    settings: dict[str, Any] = {"timeout": timeout, "retries": retries, "maxsize": 16}
+    settings: dict[str, Any] = {"timeout": timeout, "retries": retries, "maxsize": 64}
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 
 
-def get(remote: Remote, start: int, etag: str | None) -> Reply:
-    """Ask for the object from byte `start` on, and only if its ETag is still `etag`.
+def get(remote: Remote, start: int, etag: str | None, end: int | None = None) -> Reply:
+    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`.
 
     Raises UserError where trying again is of no use, PassingError or ChangedError.
     """
@@ -43,8 +44,8 @@ def get(remote: Remote, start: int, etag: str | None) -> Reply:
     parts = urlsplit(remote.url)
     proxy = None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
     headers = {"Accept-Encoding": "identity"}
-    if start:
-        headers["Range"] = f"bytes={start}-"
+    if start or end is not None:
+        headers["Range"] = byte_range(start, end)
     if start and etag:
         headers["If-Match"] = etag
     url = f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe='/%')}"

@@ -98,6 +98,7 @@ def s3_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[
         for name, value in {**values, **({"AWS_SESSION_TOKEN": token} if token else {})}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setattr(s3, "_clients", {})
+        monkeypatch.setattr(s3, "_signing", False)
 
     return point
 

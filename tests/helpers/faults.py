@@ -29,6 +29,7 @@ ERRORS = {  # mode: status, code
     "no-bucket": (404, "NoSuchBucket"),
 }
 CUTS = {"reset", "close", "stall", "short", "no-length", "replaced"}  # end the body after `after` bytes
+PART = re.compile(r"bytes=\d+-\d+")
 MODES = sorted({*ERRORS, *CUTS, "slow", "trickle", "flip", "no-range"})
 
 
@@ -41,6 +42,7 @@ class Fault:
     after: int = 0
     path: str = ""
     smallest: int = 1
+    parts: bool = False  # only to requests with a range that has an end
     seconds: float = 30.0  # of a stall
     rate: float = 400_000.0  # bytes a second of a slow body
     replacement: str = ""  # the path that is served instead from then on
@@ -79,7 +81,7 @@ ENDED = {
 
 @dataclass
 class Request:
-    """What was asked and answered; `sent` bytes of body."""
+    """What was asked and answered; `sent` bytes of body. `key` is the id of the key that it was signed with."""
 
     method: str
     path: str
@@ -88,6 +90,7 @@ class Request:
     status: int = 0
     fault: str = ""
     sent: int = 0
+    key: str = ""
 
 
 @dataclass
@@ -152,15 +155,18 @@ class FaultServer:
             self._replaced.clear()
 
     def downloads(self, ending: str = ".tar") -> list[Request]:
-        """The GETs of paths with this ending so far."""
-        return [r for r in self.requests if r.method == "GET" and r.path.endswith(ending)]
+        """The GETs of whole objects whose paths have this ending, and of all that is left of one, so far."""
+        gets = [r for r in self.requests if r.method == "GET" and r.path.endswith(ending)]
+        return [r for r in gets if not PART.fullmatch(r.range)]
 
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         path = handler.path.partition("?")[0]
         request = Request(handler.command, path, handler.headers.get("Range", ""), handler.headers.get("If-Match", ""))
+        signed = handler.headers.get("Authorization", "")
+        request.key = "".join(re.findall("Credential=([^/]+)", signed))
         with self._lock:
             self.requests.append(request)
-            self.signatures.update(re.findall("Signature=([0-9a-f]+)", handler.headers.get("Authorization", "")))
+            self.signatures.update(re.findall("Signature=([0-9a-f]+)", signed))
             asked = handler.path.replace(path, self._replaced.get(path, path))
         answer = self._from_folder(handler, asked) if isinstance(self.backend, Path) else self._pass_on(handler, asked)
         fault = self._strike(request, answer)
@@ -181,6 +187,8 @@ class FaultServer:
                 return None
             if not re.search(fault.path, request.path) or len(answer.body) < fault.smallest:
                 return None
+            if fault.parts and not PART.fullmatch(request.range):
+                return None
             fault.times -= 1
             if fault.times == 0 and fault.then is not None:
                 self.fault = replace(fault.then)
@@ -199,14 +207,15 @@ class FaultServer:
         etag = f'"{hashlib.md5(data).hexdigest()}"'
         if handler.headers.get("If-Match", etag) != etag:
             return xml_error(412, "PreconditionFailed")
-        found = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", handler.headers.get("Range", ""))
         if not found or not ranges:
             return Answer(200, {"ETag": etag, "Content-Length": str(len(data))}, data)
         start = int(found[1])
         if start >= len(data):
             return xml_error(416, "InvalidRange")
-        told = {"ETag": etag, "Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
-        return Answer(206, {**told, "Content-Length": str(len(data) - start)}, data[start:])
+        body = data[start : int(found[2]) + 1 if found[2] else None]
+        told = {"ETag": etag, "Content-Range": f"bytes {start}-{start + len(body) - 1}/{len(data)}"}
+        return Answer(206, {**told, "Content-Length": str(len(body))}, body)
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, path: str) -> Answer:
         assert isinstance(self.backend, str)

@@ -239,6 +239,24 @@ def test_a_full_disk_evicts_and_then_says_so(
         cache.open(blobs[5])
 
 
+def test_who_waits_for_a_shard_does_not_queue_behind_those_fetched_ahead(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob]
+) -> None:
+    cache, stop, released = Cache(tmp_path, 100 * SIZE, downloads=3), threading.Event(), threading.Event()
+    bucket.set(Fault("slow", times=-1, path="[0-5].tar", action=lambda: released.wait(60)))
+    with ThreadPoolExecutor(6) as pool:
+        ahead = [pool.submit(cache.prepare, blob, stop) for blob in blobs[:6]]
+        try:
+            while len(bucket.requests) < 2:
+                time.sleep(0.01)
+            assert good(cache, blobs[6])
+            assert len(bucket.downloads()) == 3
+        finally:
+            released.set()
+        for future in ahead:
+            future.result()
+
+
 def test_a_stop_ends_the_wait_for_another(tmp_path: Path, bucket: FaultServer, blobs: list[Blob]) -> None:
     asked = threading.Event()
     bucket.set(Fault("slow", rate=25_000, times=-1, action=asked.set))  # 8 s
@@ -265,8 +283,15 @@ def test_the_environment_says_where_and_how_much(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("UNDERSTUDY_CACHE_LIMIT", "1.5 GB")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
     cache = default_cache()
-    assert (cache.folder, cache.limit, cache.downloads) == (tmp_path / "here", 1_500_000_000, 2)
+    assert (cache.folder, cache.limit, cache.downloads) == (tmp_path / "here", 1_500_000_000, 8)
     assert default_cache() is cache
+    for text, downloads in {"40": 20, "1": 2}.items():
+        monkeypatch.setenv("UNDERSTUDY_DOWNLOADS", text)
+        assert default_cache().downloads == downloads
+    for text in ("0", "many", "-3"):
+        monkeypatch.setenv("UNDERSTUDY_DOWNLOADS", text)
+        with pytest.raises(UserError, match=f"UNDERSTUDY_DOWNLOADS: '{text}' is no number of downloads; use 16"):
+            default_cache()
     assert [parse_size(text) for text in ("5", "2k", "3MB", "4gb", "2T")] == [5, 2000, 3 * 10**6, 4 * 10**9, 2 * 10**12]
     with pytest.raises(UserError, match="'lots' is no size; write it as 500GB"):
         parse_size("lots")

@@ -51,8 +51,8 @@ def store(request: pytest.FixtureRequest, server: FaultServer, s3_environment: C
 
 @pytest.fixture
 def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All pauses a fraction as long, so that the tries run out before the patience; and the wait that the test's fault
-    takes, but no other, for a loaded machine may fall silent for a while by itself.
+    """All pauses a fraction as long, and the wait that the test's fault takes, but no other, for a loaded machine may
+    fall silent for a while by itself.
     """
     call = getattr(request.node, "callspec", None)
     mode = call.params["fault"].mode if call and "fault" in call.params else ""
@@ -63,6 +63,12 @@ def impatient(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setattr(fetching, "WATCHED_S", 0.4)
     monkeypatch.setattr(fetching, "FIRST_PAUSE_S", 0.02)
     monkeypatch.setattr(fetching, "LONGEST_PAUSE_S", 0.2)
+
+
+@pytest.fixture
+def soon_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A patience for what never ends."""
+    monkeypatch.setattr(fetching, "PATIENCE_S", 1.0)
 
 
 def blob(remote: Remote) -> Blob:
@@ -123,10 +129,10 @@ def test_expired_credentials_are_looked_for_again_once(server: FaultServer, stor
 @pytest.mark.parametrize(
     ("fault", "words"),
     [
-        (Fault("503", times=-1), "the server answers 503.*gave up after 6 tries"),
-        (Fault("500", times=-1), "the server answers 500.*gave up after 6 tries"),
-        (Fault("close", after=0, times=-1), "the connection .*gave up after 6 tries"),
-        (Fault("stall", after=0, times=-1), "no byte came for 1 s; gave up after 6 tries"),
+        (Fault("503", times=-1), "the server answers 503.*gave up after"),
+        (Fault("500", times=-1), "the server answers 500.*gave up after"),
+        (Fault("close", after=0, times=-1), "the connection .*gave up after"),
+        (Fault("stall", after=0, times=-1), "no byte came for 1 s; gave up after"),
         (Fault("trickle", times=-1), "less than 20 kB a second came for . s; gave up"),
         (Fault("flip", after=5, times=-1), "its bytes do not fit the digest in the manifest, twice"),
         (
@@ -136,7 +142,7 @@ def test_expired_credentials_are_looked_for_again_once(server: FaultServer, stor
     ],
     ids=lambda value: value.mode if isinstance(value, Fault) else "",
 )
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("impatient", "soon_over")
 def test_what_can_not_be_recovered_ends_in_one_line(
     server: FaultServer, store: Store, fault: Fault, words: str
 ) -> None:
@@ -144,16 +150,16 @@ def test_what_can_not_be_recovered_ends_in_one_line(
     with pytest.raises(UserError, match=f"a.tar: {words}") as error:
         fetched(store("a.tar"))
     assert "\n" not in str(error.value)
-    assert len(server.requests) <= 12
+    assert len(server.requests) <= 100, "pauses grow"
 
 
 @pytest.mark.usefixtures("impatient")
-def test_patience_ends_by_the_clock_too(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "PATIENCE_S", 0.5)
-    monkeypatch.setattr(fetching, "TRIES", 10**9)
-    server.set(Fault("503", times=-1))
-    with pytest.raises(UserError, match=r"gave up after \d+ tries in \d+ s without progress"):
-        fetched(store("a.tar"))
+def test_a_server_may_be_away_for_as_long_as_the_patience_lasts_however_often_it_is_asked(
+    server: FaultServer, store: Store
+) -> None:
+    server.set(Fault("503", times=15))
+    assert fetched(store("a.tar")) == CONTENT
+    assert len(server.requests) == 16
 
 
 def test_a_replaced_object_is_never_spliced(server: FaultServer, store: Store) -> None:
@@ -196,7 +202,7 @@ def test_permanent_errors_are_not_tried_again(server: FaultServer, store: Store)
         assert len(server.requests) == 1
 
 
-@pytest.mark.usefixtures("impatient")
+@pytest.mark.usefixtures("impatient", "soon_over")
 def test_a_server_that_is_not_there_is_named(s3_environment: Callable[[str], None]) -> None:
     s3_environment("http://127.0.0.1:9")
     for address in ("http://127.0.0.1:9/a.tar", "s3://bucket/a.tar"):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from understudy.shards import columns
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.manifest import Corpus, Manifest, Sample, Shard, decode_samples, encode_samples
@@ -79,13 +84,72 @@ def write_table(root: Path, data: bytes, rows: int) -> None:
 def test_the_columns_are_the_samples(tmp_path: Path, table: list[Sample]) -> None:
     write_table(tmp_path, encode_samples(table), len(table))
     corpus = Corpus.open(tmp_path)
-    assert len(corpus) == len(table) and corpus.keys == tuple(sample.key for sample in table)
+    assert len(corpus) == len(table) and list(corpus.keys) == [sample.key for sample in table]
     for name in ("shard", "row", "label", "frames", "width", "height", "crc32c"):
         assert getattr(corpus, name).tolist() == [getattr(sample, name) for sample in table]
     assert corpus.sidecars.tolist() == [list(sample.members["json"]) for sample in table]
     assert corpus.spans.tolist() == [[list(sample.members[ext]) for ext in ("mjpg", "off")] for sample in table]
     names = [sample.group or sample.key for sample in table]
     assert corpus.group.tolist() == [sorted(set(names)).index(name) for name in names]
+
+
+def packed(seed: int, rows: int, members: tuple[str, ...], groups: float) -> bytes:
+    """The text of a table as a packer writes it, of numbers of every length."""
+    chance = random.Random(seed)
+
+    def number(digits: int) -> int:
+        return chance.choice([0, chance.randrange(10 ** chance.randint(1, digits))])
+
+    def sample() -> Sample:
+        key, group = (f"{chance.getrandbits(128):032x}" for _ in range(2))
+        spans = {member: (number(15), number(9)) for member in members}
+        sizes = [number(9) for _ in range(6)]
+        return Sample(key, *sizes, spans, number(9), group if chance.random() < groups else "")
+
+    return zstandard.decompress(encode_samples(sample() for _ in range(rows)))
+
+
+def same(a: columns.Columns, b: columns.Columns) -> bool:
+    pairs = zip((a.keys, a.groups, a.places, *a.numbers), (b.keys, b.groups, b.places, *b.numbers))
+    return all(np.array_equal(x, y) and x.dtype.kind == y.dtype.kind for x, y in pairs)
+
+
+@pytest.mark.parametrize("members", [("json", "mjpg", "off"), ("json", "mp4")])
+@pytest.mark.parametrize("groups", [0.0, 0.5, 1.0])
+def test_many_rows_at_a_time_are_read_as_one_by_one(members: tuple[str, ...], groups: float) -> None:
+    text = packed(0, 500, members, groups)
+    quick = columns._quickly(text, members)
+    assert quick is not None
+    assert same(quick, columns._one_by_one(text, members))
+
+
+@pytest.mark.parametrize("members", [("json", "mjpg", "off"), ("json", "mp4")])
+def test_whatever_is_changed_in_a_row_is_read_as_json_would_have_it_or_told(members: tuple[str, ...]) -> None:
+    text, chance, taken = packed(1, 3, members, 0.5), random.Random(0), 0
+    for _ in range(4000):
+        changed = bytearray(text)
+        place = chance.randrange(len(text))
+        new = bytes([chance.choice(b'0123456789,:"[]{}-. ekg\n\\' + text[place : place + 1])])
+        cut = chance.choice([place, place + 1, place + 2])
+        changed[place:cut] = new * chance.randrange(3)
+        if not changed:
+            continue
+        with suppress(ValueError):
+            quick = columns._quickly(bytes(changed), members)
+            if quick is not None:
+                taken += 1
+                assert same(quick, columns._one_by_one(bytes(changed), members)), bytes(changed)
+    assert taken > 100
+
+
+def test_blocks_of_text_end_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = ("json", "mjpg", "off")
+    text = packed(2, 50, members, 0.5)
+    whole = columns._one_by_one(text, members)
+    data = zstandard.compress(text.removesuffix(b"\n"))
+    for size in (1, 300, 1000, 10**6):
+        monkeypatch.setattr(columns, "BLOCK", size)
+        assert same(columns.read_columns(data, members), whole)
 
 
 ROW = Sample("ab", 0, 0, 0, 1, 2, 2, {"json": (0, 1), "mjpg": (1, 1), "off": (2, 1)}, 7)
@@ -101,6 +165,9 @@ ROW = Sample("ab", 0, 0, 0, 1, 2, 2, {"json": (0, 1), "mjpg": (1, 1), "off": (2,
         replace(ROW, label=-1),
         replace(ROW, label=2**63),
         replace(ROW, width="wide"),  # type: ignore[arg-type]
+        replace(ROW, width=2.0),  # type: ignore[arg-type]
+        replace(ROW, key=7),  # type: ignore[arg-type]
+        replace(ROW, key="a\0"),
     ],
 )
 def test_a_row_that_makes_no_sense_is_told(tmp_path: Path, row: Sample) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import pytest
 from fake_readers import read_by_name
 
-from understudy.shards import publish, s3
+from understudy.shards import fetch, publish, s3
+from understudy.shards.errors import UserError
 from understudy.shards.manifest import MANIFEST, Manifest
 from understudy.shards.pack import PackConfig
 from understudy.shards.publish import pack_into_bucket, refused_list
-from understudy.shards.remote import Remote
+from understudy.shards.remote import PassingError, Remote
 from understudy.shards.sources import Source
 
 CONFIG = PackConfig("tiny", "real", ("walk", "run"), "CC0-1.0", secret=bytes(range(32)), samples_per_shard=2)
@@ -87,3 +89,62 @@ def test_another_folder_is_left_alone(bucket: dict[str, bytes], tmp_path: Path) 
     (tmp_path / "mine" / "thesis.tex").touch()
     run(tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetch, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(fetch, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(fetch, "LONGEST_PAUSE_S", 0.1)
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("seconds", "failures"), [(0.0, 8), (1.2, 3)])  # quickly, or later than a download may
+def test_an_upload_that_fails_is_tried_again(
+    bucket: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, failures: int
+) -> None:
+    put, tries = s3.put, count()
+
+    def put_at_last(remote: Remote, path: Path, md5: bytes) -> None:
+        if next(tries) < failures:
+            time.sleep(seconds)
+            raise PassingError("the connection broke")
+        put(remote, path, md5)
+
+    monkeypatch.setattr(s3, "put", put_at_last)
+    (tmp_path / "a.tar").write_bytes(b"a shard")
+    publish._send(tmp_path / "a.tar", REMOTE / "a.tar")
+    assert bucket == {f"{REMOTE}/a.tar": b"a shard"}
+
+
+@pytest.mark.usefixtures("impatient", "bucket")
+@pytest.mark.parametrize(("seconds", "most"), [(0.0, 100), (0.4, 6)])
+def test_but_not_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, most: int) -> None:
+    tries = count()
+
+    def fail(*_: object) -> None:
+        next(tries)
+        time.sleep(seconds)
+        raise PassingError("the connection broke")
+
+    monkeypatch.setattr(s3, "put", fail)
+    (tmp_path / "a.tar").write_bytes(b"a shard")
+    with pytest.raises(UserError, match=r"s3://bucket/tiny/a\.tar: the connection broke; gave up after \d+ tries"):
+        publish._send(tmp_path / "a.tar", REMOTE / "a.tar")
+    assert next(tries) <= most
+
+
+def test_a_shard_that_is_too_large_for_the_store_is_told_when_it_is_packed_and_before_anything_is_sent(
+    bucket: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(tmp_path / "fits")
+    bucket.clear()
+    monkeypatch.setattr(s3, "LARGEST_PUT", 5000)
+    with pytest.raises(UserError, match=r"tiny-000000\.tar: .* GiB at once; delete .*fewer --samples-per-shard"):
+        run(tmp_path / "work")
+    assert not list((tmp_path / "work").glob("*-000001.tar")), "the next was not packed any more"
+    packed = tmp_path / "packed"
+    publish.pack(SOURCES, read_by_name, packed, CONFIG, workers=0, progress=False)
+    with pytest.raises(UserError, match=r"tiny-000000\.tar: .* GiB at once"):
+        publish.publish(packed, REMOTE, progress=False)
+    assert bucket == {}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from faults import FaultServer  # pyright: ignore[reportMissingImports]
+from faults import ENDED, FaultServer  # pyright: ignore[reportMissingImports]
 from s3_server import Gateway, missing_programs, s3_server  # pyright: ignore[reportMissingImports]
 
 from understudy.shards import fetch as fetching
@@ -54,7 +54,7 @@ def shorten(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
                 monkeypatch.setattr(module, "SILENCE_S", 1.5)
         if name.startswith("trickle"):
             monkeypatch.setattr(fetching, "WATCHED_S", 1.0)
-        if name in ("stall, always", "trickle, always"):
+        if name in ENDED:
             monkeypatch.setattr(fetching, "PATIENCE_S", 2.0)
 
     return shorten
