@@ -24,7 +24,7 @@ from understudy.shards.remote import Address, ChangedError, ExpiredError, Passin
 PATIENCE_S = 35.0  # without progress, as a gateway takes 12 to start; the last attempt may take its own time-out more
 SLOWEST = 20_000  # bytes a second over WATCHED_S seconds; below, a new connection may do better
 WATCHED_S = 15.0
-PART_S = 10.0  # for a part of an object: who asks for it can wait for the whole instead
+PART_S, PART_SILENCE_S = 5.0, 3.0  # for a part of an object, as who asks for it can wait for the whole instead
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ def read_part(blob: Blob, start: int, end: int, stop: threading.Event | None = N
     until = time.monotonic() + PART_S
     pieces, missing = list[bytes](), end - start
     try:
-        reply = _getter(blob.remote)(blob.remote, start, None, end)
+        reply = _getter(blob.remote)(blob.remote, start, None, end, PART_SILENCE_S)
         try:
             if reply.start != start or reply.length != missing or reply.total not in (None, blob.size):
                 return None
@@ -79,8 +79,7 @@ def read_part(blob: Blob, start: int, end: int, stop: threading.Event | None = N
                     return None
         finally:
             reply.close()
-    except (PassingError, ChangedError, UserError) as error:
-        log.info("%s: bytes %d to %d can't be read by themselves (%s)", blob.remote, start, end, error)
+    except (PassingError, ChangedError, UserError):  # those that matter will be met again, and told then
         return None
     return None if missing else b"".join(pieces)
 

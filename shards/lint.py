@@ -7,27 +7,32 @@ import json
 import mmap
 import os
 import re
-from collections import Counter, defaultdict
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby, repeat
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import crc32c
+import numpy as np
 import zstandard
 from tqdm import tqdm
 
 from understudy.shards.cache import default_cache
+from understudy.shards.columns import read_rows
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
 from understudy.shards.frames import check_payload, decode_frames
 from understudy.shards.holes import read_holes
-from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, decode_samples
+from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, sample_from_row
 from understudy.shards.plan import WORK
 from understudy.shards.remote import Address, MissingError, Remote
 from understudy.shards.tarshard import Entry, index_text, read_entries, sidecar
 
+OUT_OF_ORDER = f"{SAMPLES}: its rows are not the manifest's shards in order"
 THREADS = 8  # hashing, checksums and decoding let go of the interpreter
 
 
@@ -52,27 +57,30 @@ def lint(root: Address, *, decode: bool = False, progress: bool = True) -> Repor
             raise
         return Report((str(error),), (), "1 finding")
     findings = list(_lint_manifest(root, manifest))
+    rows: Iterator[list[Sample] | None] = repeat(None)
     try:
-        samples = _load_samples(root, manifest)
+        table = _load_table(root, manifest)
+        told = _lint_table(manifest, table)
+        findings.extend(told)
+        if OUT_OF_ORDER not in told:
+            rows = _by_shard(table, len(manifest.shards))
     except ValueError as error:
         findings.append(f"{SAMPLES}: {error}")
-        samples = None
-    else:
-        findings.extend(_lint_table(manifest, samples))
 
-    rows: defaultdict[int, list[Sample]] = defaultdict(list)
-    for sample in samples or ():
-        rows[sample.shard].append(sample)
-
-    def lint_one(number: int) -> list[str]:
-        shard = manifest.shards[number]
-        own = None if samples is None else rows[number]
+    def lint_one(shard: Shard, own: list[Sample] | None) -> list[str]:
         return [f"{shard.url}: {finding}" for finding in _lint_shard(root, manifest, shard, own, decode)]
 
-    with ThreadPoolExecutor(THREADS) as threads:
-        results = threads.map(lint_one, range(len(manifest.shards)))
-        bar = tqdm(results, total=len(manifest.shards), desc="lint", unit="shard", disable=None if progress else True)
-        findings.extend(finding for found in bar for finding in found)
+    bar = tqdm(total=len(manifest.shards), desc="lint", unit="shard", disable=None if progress else True)
+    with bar, ThreadPoolExecutor(THREADS) as threads:
+        under_way: deque[Future[list[str]]] = deque()
+        for shard, own in zip(manifest.shards, rows):  # a few ahead: a row as an object takes a kilobyte
+            under_way.append(threads.submit(lint_one, shard, own))
+            if len(under_way) > 2 * THREADS:
+                findings.extend(under_way.popleft().result())
+                bar.update()
+        for future in under_way:
+            findings.extend(future.result())
+            bar.update()
     refused = root / REFUSED
     named = isinstance(refused, Path) and refused.exists() and refused.stat().st_size > 0
     notes = (f"{REFUSED} names sources; leave it out when you publish the corpus",) if named else ()
@@ -103,8 +111,8 @@ def _lint_manifest(root: Address, manifest: Manifest) -> Iterator[str]:
         yield f"{WORK}: left by a packer that was killed at the very end; run the same pack command again"
 
 
-def _load_samples(root: Address, manifest: Manifest) -> list[Sample]:
-    """The sample table. Raises ValueError where it is not the one that the manifest names."""
+def _load_table(root: Address, manifest: Manifest) -> bytes:
+    """The sample table's file. Raises ValueError where it is not the one that the manifest names."""
     try:
         data = read_address(root / SAMPLES)
     except (FileNotFoundError, MissingError):
@@ -113,28 +121,52 @@ def _load_samples(root: Address, manifest: Manifest) -> list[Sample]:
         raise ValueError(f"{len(data)} bytes, the manifest says {manifest.samples_filesize}")
     if hashlib.sha256(data).hexdigest() != manifest.samples_sha256:
         raise ValueError("does not fit the manifest's digest")
+    return data
+
+
+def _lint_table(manifest: Manifest, table: bytes) -> list[str]:
+    """What is wrong with the rows as such. Raises ValueError where these can't be read."""
+    places = ((number, row) for number, shard in enumerate(manifest.shards) for row in range(shard.nsamples))
+    in_order, frames, labels, odd = True, 0, Counter[int](), list[str]()
+    hashed, others = bytearray(), list[str]()  # keys
     try:
-        return decode_samples(data)
+        for sample in map(sample_from_row, read_rows(table)):
+            in_order = in_order and next(places, None) == (sample.shard, sample.row)
+            frames += sample.frames
+            labels[sample.label] += 1
+            if re.fullmatch("[0-9a-f]{32}", sample.key):
+                hashed += bytes.fromhex(sample.key)
+            else:
+                others.append(sample.key)
+                odd.append(f"{SAMPLES}: key {sample.key!r} is not a keyed hash of 32 hex digits")
+            if not re.fullmatch("([0-9a-f]{32})?", sample.group):
+                odd.append(f"{SAMPLES}: group {sample.group!r} of {sample.key} is not a keyed hash of 32 hex digits")
     except (KeyError, TypeError, zstandard.ZstdError) as error:
         raise ValueError(f"not a sample table ({error!r})") from None
-
-
-def _lint_table(manifest: Manifest, samples: Sequence[Sample]) -> Iterator[str]:
-    places = [(number, row) for number, shard in enumerate(manifest.shards) for row in range(shard.nsamples)]
-    if [(sample.shard, sample.row) for sample in samples] != places:
-        yield f"{SAMPLES}: its rows are not the manifest's shards in order"
-    if len({sample.key for sample in samples}) != len(samples):
-        yield f"{SAMPLES}: the same key twice"
-    if sum(sample.frames for sample in samples) != manifest.frames:
-        yield f"{SAMPLES}: its frames do not add up to the manifest's"
-    labels = Counter(sample.label for sample in samples)
+    findings: list[str] = []
+    if not in_order or next(places, None) is not None:
+        findings.append(OUT_OF_ORDER)
+    keys = np.frombuffer(hashed, [("high", "<u8"), ("low", "<u8")])
+    keys = keys[np.lexsort((keys["low"], keys["high"]))]
+    if (keys[1:] == keys[:-1]).any() or len(set(others)) < len(others):
+        findings.append(f"{SAMPLES}: the same key twice")
+    if frames != manifest.frames:
+        findings.append(f"{SAMPLES}: its frames do not add up to the manifest's")
     if labels != Counter({label: count for label, count in enumerate(manifest.per_class) if count}):
-        yield f"{SAMPLES}: its labels do not add up to the manifest's counts per class"
-    for sample in samples:
-        if not re.fullmatch("[0-9a-f]{32}", sample.key):
-            yield f"{SAMPLES}: key {sample.key!r} is not a keyed hash of 32 hex digits"
-        if not re.fullmatch("([0-9a-f]{32})?", sample.group):
-            yield f"{SAMPLES}: group {sample.group!r} of {sample.key} is not a keyed hash of 32 hex digits"
+        findings.append(f"{SAMPLES}: its labels do not add up to the manifest's counts per class")
+    return findings + odd
+
+
+def _by_shard(table: bytes, shards: int) -> Iterator[list[Sample]]:
+    """The rows of each shard in turn, of a table whose rows are in order."""
+    groups = groupby(map(sample_from_row, read_rows(table)), key=attrgetter("shard"))
+    coming = next(groups, None)
+    for number in range(shards):
+        if coming is None or coming[0] != number:
+            yield []
+            continue
+        yield list(coming[1])
+        coming = next(groups, None)
 
 
 def _lint_shard(

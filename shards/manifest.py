@@ -6,6 +6,7 @@ Writing shards lives in `tarshard.py`, building a corpus in `pack.py`, checking 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import threading
@@ -222,7 +223,9 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
         + "\n"
         for sample in samples
     )
-    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress("".join(lines).encode())
+    text = io.BytesIO()  # whole, for its size is in what comes of it
+    text.writelines(line.encode() for line in lines)
+    return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(text.getbuffer())
 
 
 def decode_samples(data: bytes) -> list[Sample]:

@@ -95,8 +95,9 @@ def _make_client(silence_s: float) -> Any:
         raise UserError("AWS_ENDPOINT_URL is not an address; use https://host or http://host:port") from None
 
 
-def get(remote: Remote, start: int, etag: str | None, end: int | None = None) -> Reply:
-    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`.
+def get(remote: Remote, start: int, etag: str | None, end: int | None = None, silence_s: float | None = None) -> Reply:
+    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`. No byte
+    may be more than `silence_s` in coming.
 
     Raises UserError where trying again is of no use, PassingError or ChangedError.
     """
@@ -105,7 +106,7 @@ def get(remote: Remote, start: int, etag: str | None, end: int | None = None) ->
         ranged["Range"] = byte_range(start, end)
     if start and etag:
         ranged["IfMatch"] = etag
-    answer = _call("get_object", remote, ranged)
+    answer = _call("get_object", remote, ranged, silence_s)
     told = answer["ResponseMetadata"]
     # boto3's own body would wait for as many bytes as it is asked for, however slowly they come.
     return Reply(told["HTTPStatusCode"], told["HTTPHeaders"], answer["Body"]._raw_stream)

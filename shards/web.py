@@ -31,8 +31,9 @@ def _pool(proxy: str | None, silence_s: float) -> Any:
     return urllib3.ProxyManager(proxy, **settings) if proxy else urllib3.PoolManager(**settings)
 
 
-def get(remote: Remote, start: int, etag: str | None, end: int | None = None) -> Reply:
-    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`.
+def get(remote: Remote, start: int, etag: str | None, end: int | None = None, silence_s: float | None = None) -> Reply:
+    """Ask for the object from byte `start` on, or up to byte `end`, and only if its ETag is still `etag`. No byte
+    may be more than `silence_s` in coming.
 
     Raises UserError where trying again is of no use, PassingError or ChangedError.
     """
@@ -50,7 +51,7 @@ def get(remote: Remote, start: int, etag: str | None, end: int | None = None) ->
         headers["If-Match"] = etag
     url = f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe='/%')}"
     try:
-        stream = _pool(proxy, SILENCE_S).request("GET", url, headers=headers, preload_content=False)
+        stream = _pool(proxy, silence_s or SILENCE_S).request("GET", url, headers=headers, preload_content=False)
     except urllib3.exceptions.LocationParseError:
         raise UserError(f"{remote}: not an address; use https://host/path") from None
     except urllib3.exceptions.HTTPError as error:

@@ -59,6 +59,7 @@ def expect(monkeypatch: pytest.MonkeyPatch) -> Callable[[Fault], None]:
         if fault.mode == "stall":
             for module in (web, remotes):
                 monkeypatch.setattr(module, "SILENCE_S", 0.6)
+            monkeypatch.setattr(fetching, "PART_SILENCE_S", 0.6)
 
     return expect
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import crc32c
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from understudy.shards import lint as linting
 from understudy.shards.errors import UserError
 from understudy.shards.lint import lint
 from understudy.shards.manifest import MEMBERS, Corpus, Manifest, Sample, decode_samples, encode_samples
@@ -283,3 +285,41 @@ def test_counts_that_do_not_add_up_are_found(copy: Path) -> None:
     assert any("counts per class" in finding for finding in lint(copy, progress=False).findings)
     replace(manifest, frames=61).save(copy)
     assert any("frames do not add up" in finding for finding in lint(copy, progress=False).findings)
+
+
+@pytest.mark.parametrize("twice", [True, False])
+def test_rows_out_of_order_and_keys_that_come_twice_are_found(copy: Path, twice: bool) -> None:
+    rows = decode_samples((copy / "samples.jsonl.zst").read_bytes())
+    rows = [replace(row, key=rows[0].key) if row is rows[-1] else row for row in rows] if twice else rows[::-1]
+    data = encode_samples(rows)
+    (copy / "samples.jsonl.zst").write_bytes(data)
+    manifest = Manifest.load(copy)
+    digest = hashlib.sha256(data).hexdigest()
+    replace(manifest, samples_sha256=digest, samples_filesize=len(data)).save(copy)
+    findings = lint(copy, progress=False).findings
+    words = "the same key twice" if twice else "its rows are not the manifest's shards in order"
+    assert any(words in finding for finding in findings)
+    assert len(findings) == 1 + twice, "a shard's own rows are compared with it where they can be told"
+
+
+def test_the_rows_of_few_shards_are_in_memory_at_a_time(
+    tmp_path: Path, make_corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = make_corpus(tmp_path / "many", 60, samples_per_shard=1, frames=1)
+    ahead: list[int] = []
+    by_shard, lint_shard, done = linting._by_shard, linting._lint_shard, list[int]()
+
+    def counted(table: bytes, shards: int) -> Iterator[list[Sample]]:
+        for number, rows in enumerate(by_shard(table, shards)):
+            ahead.append(number - len(done))
+            yield rows
+
+    def noted(*arguments: Any) -> Iterator[str]:
+        yield from lint_shard(*arguments)
+        done.append(1)
+
+    monkeypatch.setattr(linting, "_by_shard", counted)
+    monkeypatch.setattr(linting, "_lint_shard", noted)
+    assert lint(root, progress=False).findings == ()
+    assert len(ahead) == len(done) == 60
+    assert max(ahead) <= 2 * linting.THREADS + 1
