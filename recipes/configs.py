@@ -75,6 +75,8 @@ class MixedConfig:
     """auto: bf16 on GPUs and CPUs that compute in it, else float32, which `no` is everywhere."""
     compile: bool = False
     """torch.compile the models (on CPU this needs a C++ compiler)."""
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Where the numbers of metrics.jsonl go too, with files below OUT; each is a package of its own to install."""
     log_every: int = 20
     save_every: int = 100
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from understudy.recipes.start import (
     threads_of,
     told_in_one_line,
 )
+from understudy.recipes.track import start_tracker
 from understudy.recipes.train import ENCODER, StageReport, step_seed
 from understudy.shards.demo import make_demo
 from understudy.shards.files import write_atomic
@@ -40,7 +42,7 @@ from understudy.shards.files import write_atomic
 def main(config: MixedConfig) -> list[dict[str, Any]]:
     """Run the job; returns the rows of `results.json`."""
     # What is wrong is found before anything is trained, and leaves the output folder to the corrected command.
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, config.track, config.out)
     check_settings(config)
     if accelerator.is_main_process:
         check_output(config)
@@ -51,6 +53,8 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
     check_corpora(config, corpora, accelerator)
     if accelerator.is_main_process:
         claim_output(config)
+    accelerator.wait_for_everyone()
+    start_tracker(accelerator, config.track, config.out, asdict(config))
 
     # Stage 1: reconstruct what is masked, on videos without humans.
     torch.manual_seed(step_seed(config.seed, "init"))

@@ -18,6 +18,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
 from understudy.recipes.configs import MixedConfig
+from understudy.recipes.track import check_tracker
 from understudy.shards.audited import require_audit
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
@@ -38,8 +39,11 @@ class Job(Protocol):
         ...
 
 
-def make_accelerator(config: Job) -> Accelerator:
-    """Accelerate in the config's precision; auto is bf16 where the device computes in it, float32 elsewhere."""
+def make_accelerator(config: Job, track: str = "none", out: Path | None = None) -> Accelerator:
+    """Accelerate in the config's precision; auto is bf16 where the device computes in it, float32 elsewhere. A tracker
+    that writes files writes them below `out`. Raises UserError where it is not installed.
+    """
+    check_tracker(track)
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if _bf16_is_native() else "no"
@@ -49,7 +53,13 @@ def make_accelerator(config: Job) -> Accelerator:
     # Newer PyTorch has another word for that, which Accelerate can't pass on.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # Without cpu=True, ranks on a machine with no GPU would each run alone, without a word.
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[parallel])
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=precision,
+        kwargs_handlers=[parallel],
+        log_with=None if track == "none" else track,
+        project_dir=out,
+    )
 
 
 def _bf16_is_native() -> bool:
@@ -121,7 +131,7 @@ def claim_output(config: MixedConfig) -> None:
 
 def _settings(config: MixedConfig) -> str:
     # These change nothing that is trained.
-    free = ("ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit")
+    free = {"ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit", "track"}
     return json.dumps({k: v for k, v in asdict(config).items() if k not in free}, indent=1, default=str) + "\n"
 
 

@@ -35,6 +35,7 @@ from understudy.recipes.checkpoint import (
 )
 from understudy.recipes.ledger import Ledger, add_skipped, describe, global_ids
 from understudy.recipes.metrics import MetricsLog
+from understudy.recipes.track import pass_on
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.manifest import Corpus
@@ -296,18 +297,18 @@ def train_stage(
             continue
         speed, share = steps * stage.batch_size / seconds, data_seconds / seconds
         bar.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} clips/s, data {share:.0%}")
-        log.write(
-            {
-                "stage": name,
-                "step": report.steps,
-                "loss": mean_loss,
-                "rate": stage.rate_at(report.steps - 1),
-                "samples_per_second": speed,
-                "data_seconds": data_seconds,
-                "data_share": share,
-                "skipped": report.skipped,
-            }
-        )
+        row = {
+            "stage": name,
+            "step": report.steps,
+            "loss": mean_loss,
+            "rate": stage.rate_at(report.steps - 1),
+            "samples_per_second": speed,
+            "data_seconds": data_seconds,
+            "data_share": share,
+            "skipped": report.skipped,
+        }
+        log.write(row)
+        pass_on(accelerator, out, row)
         if report.steps % save_every == 0 and report.steps < stage.steps:
             state = {"report": asdict(report), "ledger": asdict(ledger), "loader": loader.state_dict()}
             whole = Checkpoint(module.state_dict(), flatten_optimizer(optimizer), state, average)
