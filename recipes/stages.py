@@ -14,6 +14,7 @@ from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
 from understudy.models.align import Aligner
 from understudy.models.augment import augment_batch
 from understudy.models.mae import MaskedAutoencoder, draw_masks
+from understudy.models.whole import whole_header
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.start import threads_of
 from understudy.recipes.train import StageReport, step_seed, train_stage
@@ -63,6 +64,7 @@ def run_stage(
             compiled=config.compile,
             parts=len(corpora) if stage.blend else 1,
             corpora=corpora,
+            model_header=whole_header(module, {c.manifest.name: c.manifest.classes for c in corpora}),
         )
 
 

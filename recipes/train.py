@@ -24,6 +24,7 @@ from understudy.models.loading import header
 from understudy.models.optim import learning_rate, parameter_groups, update_average
 from understudy.models.randaugment import OPERATIONS
 from understudy.models.vit import ViTConfig
+from understudy.models.whole import MODEL
 from understudy.recipes.checkpoint import (
     Checkpoint,
     flatten_optimizer,
@@ -187,9 +188,11 @@ def train_stage(
     compiled: bool,
     parts: int = 1,
     corpora: Sequence[Corpus] = (),
+    model_header: dict[str, str] | None = None,
 ) -> StageReport:
     """Train `module` for `stage.steps` steps on `loader`. The weights of its `encoder` end in
-    `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`.
+    `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`; with
+    `model_header`, which says what they are of, all weights end in `out/NAME/model.safetensors`.
 
     `loss_of(model, batch, generator)` gives the scalar loss; `generator` is seeded by the step and the part alone. A
     step's gradient is that of `parts` batches, each weighing as many rows as it has. Killed at any moment and called
@@ -315,8 +318,10 @@ def train_stage(
             save_checkpoint(folder, report.steps, whole, about)
     bar.close()
     if accelerator.is_main_process:
-        averaged = {key.removeprefix("encoder."): value for key, value in average.items() if key.startswith("encoder.")}
-        save_tensors(folder / ENCODER, {**encoder.state_dict(), **averaged}, about)
+        weights = {**module.state_dict(), **average}
+        if model_header is not None:
+            save_tensors(folder / MODEL, weights, model_header)
+        save_tensors(folder / ENCODER, {key: weights[f"encoder.{key}"] for key in encoder.state_dict()}, about)
         write_atomic(folder / LEDGER, (json.dumps(asdict(ledger), indent=1) + "\n").encode())
         write_atomic(done, (json.dumps(asdict(report), indent=1) + "\n").encode())
         remove_checkpoints(folder)
