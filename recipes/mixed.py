@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import asdict
 from typing import Any
 
@@ -19,10 +20,10 @@ from torch import Tensor
 
 from understudy.models.align import Aligner
 from understudy.models.mae import MaskedAutoencoder
-from understudy.models.vit import VideoViT
 from understudy.recipes.check import check_corpora, check_settings
 from understudy.recipes.configs import MixedConfig, as_released, demo, ppma
-from understudy.recipes.evaluate import Accuracy, probe_encoder, results_rows, results_table
+from understudy.recipes.entries import Model, Task, open_model, scratch_model
+from understudy.recipes.evaluate import probe_encoder, results_of
 from understudy.recipes.stages import clip_of, run_stage
 from understudy.recipes.start import (
     check_output,
@@ -33,14 +34,15 @@ from understudy.recipes.start import (
     threads_of,
     told_in_one_line,
 )
+from understudy.recipes.table import PRETRAINING, results_table
 from understudy.recipes.track import start_tracker
 from understudy.recipes.train import ENCODER, StageReport, step_seed
 from understudy.shards.demo import make_demo
 from understudy.shards.files import write_atomic
 
 
-def main(config: MixedConfig) -> list[dict[str, Any]]:
-    """Run the job; returns the rows of `results.json`."""
+def main(config: MixedConfig) -> dict[str, Any]:
+    """Run the job; returns what is written to `results.json`."""
     # What is wrong is found before anything is trained, and leaves the output folder to the corrected command.
     accelerator = make_accelerator(config, config.track, config.out)
     check_settings(config)
@@ -59,12 +61,15 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
     # Stage 1: reconstruct what is masked, on videos without humans.
     torch.manual_seed(step_seed(config.seed, "init"))
     autoencoder = MaskedAutoencoder(config.vit, config.mae)
-    scratch = {name: tensor.clone() for name, tensor in autoencoder.encoder.state_dict().items()}
+    scratch = scratch_model(deepcopy(autoencoder.encoder))
     stage1 = run_stage(accelerator, "stage1", autoencoder, corpora["mae"], config)
     reconstructed = load_file(config.out / "stage1" / ENCODER)
 
     # Stage 2: name what happens, on videos without humans and on synthetic humans, one corpus a batch.
     classes = {corpus.manifest.name: len(corpus.manifest.classes) for corpus in corpora["align"]}
+
+    def of_stage(name: str, stage: str) -> Model:
+        return open_model(f"{name}={config.out / stage}", config.vit)
 
     def align(name: str, start: dict[str, Tensor]) -> StageReport:
         torch.manual_seed(step_seed(config.seed, "init-align"))
@@ -73,36 +78,27 @@ def main(config: MixedConfig) -> list[dict[str, Any]]:
         return run_stage(accelerator, name, aligner, corpora["align"], config)
 
     stage2 = align("stage2", reconstructed)
-    aligned = load_file(config.out / "stage2" / ENCODER)
-    encoders = [("scratch", scratch, ()), ("PPMA", aligned, (stage1, stage2))]
+    models = [(scratch, ()), (of_stage("PPMA", "stage2"), (stage1, stage2))]
     if config.ablate:
-        stage2_only = align("stage2-only", scratch)
-        aligned_only = load_file(config.out / "stage2-only" / ENCODER)
-        encoders += [("MAE only", reconstructed, (stage1,)), ("alignment only", aligned_only, (stage2_only,))]
+        stage2_only = align("stage2-only", scratch.encoder.state_dict())
+        models.append((of_stage("MAE only", "stage1"), (stage1,)))
+        models.append((of_stage("alignment only", "stage2-only"), (stage2_only,)))
 
     # Probe: a linear classifier on frozen features, actions that pre-training never saw.
-    accuracies: list[tuple[Accuracy, tuple[StageReport, ...]]] = []
-    for name, weights, reports in encoders:
-        encoder = VideoViT(config.vit)
-        encoder.load_state_dict(weights)
-        accuracy = probe_encoder(
-            accelerator,
-            name,
-            encoder,
-            corpora["probe"][0],
-            corpora["probe"][1],
-            clip_of(config),
-            config.probe_views,
-            config.probe,
-            threads=threads_of(config, accelerator),
+    train, val = corpora["probe"]
+    task, threads = Task(val.manifest.name, train, val), threads_of(config, accelerator)
+    outcomes = [
+        probe_encoder(
+            accelerator, model, reports, task, clip_of(config), config.probe_views, config.probe, threads=threads
         )
-        accuracies.append((accuracy, reports))
-    rows = results_rows(accuracies, corpora["probe"][1])
+        for model, reports in models
+    ]
+    results = results_of(accelerator, outcomes, val)
     if accelerator.is_main_process:
-        write_atomic(config.out / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
-        print(results_table(rows))
+        write_atomic(config.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+        print(results_table(results, PRETRAINING))
     accelerator.end_training()
-    return rows
+    return results
 
 
 def command_line(arguments: Sequence[str]) -> MixedConfig:

@@ -19,17 +19,14 @@ import tyro
 from understudy.models.loading import load_encoder
 from understudy.models.vit import ViTConfig
 from understudy.models.whole import load_autoencoder, load_classifier
-from understudy.recipes.ledger import Ledger
+from understudy.recipes.features import weights_digest
+from understudy.recipes.outcome import training_of
+from understudy.recipes.table import PROTOCOLS
 from understudy.recipes.train import LEDGER
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 
-# What each stage's encoder was trained in, and its name in results.json.
-STAGES = {
-    "stage1": (("stage1",), "MAE only"),
-    "stage2": (("stage1", "stage2"), "PPMA"),
-    "stage2-only": (("stage2-only",), "alignment only"),
-}
+STAGES = ("stage1", "stage2", "stage2-only")
 KINDS = {
     "no-human": "videos from which people were removed",
     "synthetic": "videos of synthetic people",
@@ -51,6 +48,8 @@ class Share:
     """autoencoder: a stage1 with its decoder; classifier: a stage2 with its head for --corpus."""
     corpus: str | None = None
     """A corpus that stage 2 aligned with, by its name."""
+    results: tuple[Path, ...] = ()
+    """More results.json files, of transfer, whose rows of this encoder go into the card."""
     title: str = "Understudy encoder"
 
 
@@ -58,10 +57,12 @@ def share(config: Share) -> None:
     """Write `config.out`, whole or not at all. Raises UserError where the stage is not there or not finished."""
     if config.out.exists():
         raise UserError(f"{config.out}: exists already; choose another folder")
-    run, name = config.stage.resolve().parent, config.stage.resolve().name
-    if name not in STAGES:
+    run = config.stage.resolve().parent
+    if config.stage.resolve().name not in STAGES:
         raise UserError(f"{config.stage}: not a stage of a run; name one of RUN/{', RUN/'.join(STAGES)}")
-    ledgers = {stage: _read(run / stage / LEDGER) for stage in STAGES[name][0]}
+    if not (config.stage / LEDGER).exists():
+        raise UserError(f"{config.stage}: has not finished; run the same training command again")
+    stages = training_of(config.stage.resolve())
     if (config.corpus is not None) != (config.what == "classifier"):
         raise UserError(f"--corpus names the head of a classifier, and only of one; it does not go with {config.what}")
     classes: list[str] = []
@@ -74,21 +75,24 @@ def share(config: Share) -> None:
             model, classes = load_classifier(config.stage, config.corpus)
     except ValueError as error:
         raise UserError(str(error)) from None
-    results = json.loads((run / "results.json").read_text()) if (run / "results.json").exists() else []
-    rows = [row for row in results if row["model"] == STAGES[name][1]]
+    files = [run / "results.json"] if (run / "results.json").exists() else []
+    digest = weights_digest(encoder)
+    rows = [row for file in (*files, *config.results) for row in _read(file)["rows"] if row["digest"] == digest]
     temporary = config.out.with_name(f".{config.out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     model.save_pretrained(temporary)
     if classes:
         write_atomic(temporary / "classes.json", (json.dumps(classes, indent=1) + "\n").encode())
-    card = model_card(config, vit, {k: Ledger(**v) for k, v in ledgers.items()}, rows)
+    card = model_card(config, vit, stages, rows)
     write_atomic(temporary / "README.md", card.encode())
     temporary.rename(config.out)
 
 
-def model_card(config: Share, vit: ViTConfig, ledgers: dict[str, Ledger], rows: list[dict[str, Any]]) -> str:
-    """The card as Markdown with the Hub's YAML before it: data by stage, people, results, and what is not claimed."""
-    corpora = {name: about for ledger in ledgers.values() for name, about in ledger.corpora.items()}
+def model_card(config: Share, vit: ViTConfig, stages: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+    """The card as Markdown with the Hub's YAML before it: data by stage (as `training_of` has them), people, results,
+    and what is not claimed.
+    """
+    corpora = {name: about for stage in stages for name, about in stage["corpora"].items()}
     clips = {kind: sum(c["samples"] for c in corpora.values() if c["kind"] == kind) for kind in KINDS}
     people = " and ".join(f"{count:,} {KINDS[kind]}" for kind, count in clips.items() if count)
     real = clips["real"]
@@ -119,11 +123,11 @@ def model_card(config: Share, vit: ViTConfig, ledgers: dict[str, Ledger], rows: 
         "| stage | corpus | kind | clips | seen | skipped | licence | digest |",
         "|---|---|---|---:|---:|---:|---|---|",
     ]
-    for stage, ledger in ledgers.items():
-        for name, about in ledger.corpora.items():
-            skipped = sum(ledger.skipped.get(name, {}).values())
+    for stage in stages:
+        for name, about in stage["corpora"].items():
+            seen, skipped = stage["seen"].get(name, 0), sum(stage["skipped"].get(name, {}).values())
             lines.append(
-                f"| {stage} | {name} | {about['kind']} | {about['samples']:,} | {ledger.seen.get(name, 0):,} | "
+                f"| {stage['stage']} | {name} | {about['kind']} | {about['samples']:,} | {seen:,} | "
                 f"{skipped:,} | {about['licence']} | `{about['digest'][:16]}` |"
             )
     lines += ["", "## People in the data", ""]
@@ -144,7 +148,7 @@ def model_card(config: Share, vit: ViTConfig, ledgers: dict[str, Ledger], rows: 
             "|---|---|---:|---:|---:|---:|",
         ]
         lines += [
-            f"| {row['task']} | {row['protocol']} | {100 * row['top1']:.1f} | {100 * row['low']:.1f} to "
+            f"| {row['task']} | {PROTOCOLS[row['protocol']]} | {100 * row['top1']:.1f} | {100 * row['low']:.1f} to "
             f"{100 * row['high']:.1f} | {row['videos']} | {row['seeds']} |"
             for row in rows
         ]
@@ -179,7 +183,7 @@ def _use(config: Share, vit: ViTConfig) -> tuple[str, list[str]]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise UserError(f"{path}: not there; the stage has not finished, run the same training command again")
+        raise UserError(f"{path}: no such file; name what a recipe wrote, OUT/results.json")
     return json.loads(path.read_text())
 
 

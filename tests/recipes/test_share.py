@@ -17,7 +17,6 @@ from understudy.models.mae import draw_masks
 from understudy.models.whole import load_autoencoder, load_classifier
 from understudy.recipes import stages
 from understudy.recipes.configs import MixedConfig
-from understudy.recipes.ledger import Ledger
 from understudy.recipes.mixed import command_line, main
 from understudy.recipes.share import Share, model_card, share
 from understudy.shards.errors import UserError
@@ -53,17 +52,25 @@ def test_the_folder_loads_and_its_card_says_what_was_counted(run: Path, tmp_path
         assert cells[8].strip("`") == ledger["corpora"][name]["digest"][:16]
     assert "80 videos of synthetic people" in card  # not 120: stage 1 saw one of the two corpora again
     assert "real people" not in card
-    rows = {row["model"]: row for row in json.loads((run / "results.json").read_text())}
-    assert f"| {100 * rows['PPMA']['top1']:.1f} |" in card
+    results = json.loads((run / "results.json").read_text())
+    (row,) = (row for row in results["rows"] if row["model"] == "PPMA")
+    assert f"| bars | linear | {100 * row['top1']:.1f} |" in card
+    assert card.count("| linear |") == 1  # not that of scratch
+
+    # Rows of transfer are of this encoder by its digest, whatever they call it.
+    more = [{**row, "model": "x", "protocol": "finetune", "top1": 0.875}, {**row, "digest": "other", "top1": 0.999}]
+    (tmp_path / "more.json").write_text(json.dumps({"rows": more}))
+    share(Share(run / "stage2", tmp_path / "again", licence="mit", results=(tmp_path / "more.json",)))
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "| bars | fine-tuning | 87.5 |" in card and "99.9" not in card
 
 
 def test_real_people_are_said_aloud() -> None:
     from understudy.models.vit import DEMO
 
     about = {"kind": "real", "licence": "?", "samples": 1234, "digest": "0" * 64}
-    card = model_card(
-        Share(Path("x"), Path("y"), "mit"), DEMO, {"stage1": Ledger(corpora={"c": about}, seen={"c": 5})}, []
-    )
+    stage = {"stage": "stage1", "corpora": {"c": about}, "seen": {"c": 5}, "skipped": {}}
+    card = model_card(Share(Path("x"), Path("y"), "mit"), DEMO, [stage], [])
     assert "**1,234 clips show real people.**" in card
     assert "None were measured" in card
 
