@@ -23,6 +23,8 @@ def check_settings(config: MixedConfig) -> None:
     """Settings of both stages and the probe that don't fit each other, whatever is in the corpora. Raises UserError."""
     named = named_corpora(config)
     for stage, use, weights in (("stage1", "mae", config.mae_weights), ("stage2", "align", config.align_weights)):
+        if not named[use]:  # the stage is not run
+            continue
         if weights and len(weights) != len(named[use]):
             raise UserError(
                 f"{stage}: {len(weights)} weights for {len(named[use])} corpora; give --{use}-weights one for each"
@@ -44,20 +46,29 @@ def check_settings(config: MixedConfig) -> None:
             f"--mae.mask-ratio {config.mae.mask_ratio} leaves {visible.shape[1]} of {config.vit.tokens} tokens to see "
             f"and {asked.shape[1]} to ask for; both have to be some"
         )
-    check_probe(config.probe, "--probe")
+    if named["probe"]:
+        check_probe(config.probe, "--probe")
+    if config.ablate and (config.start is not None or config.stages == "stage1"):
+        raise UserError("--ablate compares both stages of a run; it does not go with --start or --stages stage1")
 
 
 def check_corpora(config: MixedConfig, corpora: dict[str, list[Corpus]], accelerator: Accelerator) -> None:
     """The same of what depends on the corpora and the ranks. Raises UserError."""
     with ExitStack() as closing:  # the loaders themselves know best what they refuse
         for stage, use in (("stage1", "mae"), ("stage2", "align")):
-            open_batches(accelerator, stage, corpora[use], config, closing)
-    if config.mae.skip_holes and not any(ShardReader(corpus).tells_holes() for corpus in corpora["mae"]):
+            if corpora[use]:
+                open_batches(accelerator, stage, corpora[use], config, closing)
+    if (
+        config.mae.skip_holes
+        and corpora["mae"]
+        and not any(ShardReader(corpus).tells_holes() for corpus in corpora["mae"])
+    ):
         raise UserError(
             "stage1: --mae.skip-holes, but no corpus says where people were; "
             "pack one with --remove-people --removal.keep-holes"
         )
-    check_held_out(config.probe, corpora["probe"][0])
+    if corpora["probe"]:
+        check_held_out(config.probe, corpora["probe"][0])
 
 
 def check_probe(config: ProbeConfig | AttentiveConfig, flag: str) -> None:

@@ -20,7 +20,7 @@ from understudy.models.loading import load_encoder
 from understudy.models.vit import ViTConfig
 from understudy.models.whole import load_autoencoder, load_classifier
 from understudy.recipes.features import weights_digest
-from understudy.recipes.outcome import training_of
+from understudy.recipes.outcome import START, training_of
 from understudy.recipes.table import PROTOCOLS
 from understudy.recipes.train import LEDGER
 from understudy.shards.errors import UserError
@@ -83,14 +83,23 @@ def share(config: Share) -> None:
     model.save_pretrained(temporary)
     if classes:
         write_atomic(temporary / "classes.json", (json.dumps(classes, indent=1) + "\n").encode())
-    card = model_card(config, vit, stages, rows)
+    began = run / START if config.stage.resolve().name == "stage2" else None
+    start = _read(began) if began and began.exists() else None
+    unknown = start["path"] if start and not start["trained_on"] else None
+    card = model_card(config, vit, stages, rows, unknown)
     write_atomic(temporary / "README.md", card.encode())
     temporary.rename(config.out)
 
 
-def model_card(config: Share, vit: ViTConfig, stages: list[dict[str, Any]], rows: list[dict[str, Any]]) -> str:
+def model_card(
+    config: Share,
+    vit: ViTConfig,
+    stages: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    unknown_start: str | None = None,
+) -> str:
     """The card as Markdown with the Hub's YAML before it: data by stage (as `training_of` has them), people, results,
-    and what is not claimed.
+    and what is not claimed. `unknown_start` is where it began, if that is nothing that this project trained.
     """
     corpora = {name: about for stage in stages for name, about in stage["corpora"].items()}
     clips = {kind: sum(c["samples"] for c in corpora.values() if c["kind"] == kind) for kind in KINDS}
@@ -133,6 +142,12 @@ def model_card(config: Share, vit: ViTConfig, stages: list[dict[str, Any]], rows
     lines += ["", "## People in the data", ""]
     if real:
         lines += [f"**{real:,} clips show real people.** The model must not be called people-free.", ""]
+    if unknown_start:
+        lines += [
+            f"**It began with the weights `{unknown_start}`, of whose training data this card knows nothing.** "
+            "The model must not be called people-free.",
+            "",
+        ]
     lines += [
         f"- People-free by declaration: {clips['no-human']:,} clips of kind `no-human`.",
         f"- Rendered people: {clips['synthetic']:,} clips of kind `synthetic`.",

@@ -209,6 +209,9 @@ def test_bad_input_is_one_clear_line(corpora: Path, finished: Path, tmp_path: Pa
         (["--smoothing", "2"], "--smoothing must be from 0 to 1"),
         (["--drop-path", "1"], "--drop-path from 0 to under 1"),
         (["--probe.seeds", "0"], "--probe: a probe needs"),
+        (["--start", "scratch"], "--mae-corpora: stage 1, which they are for, is not run with --start"),
+        (["--start", "scratch", "--stages", "stage1"], "--start leaves stage 1 out, and --stages stage1 all but it"),
+        (["--start", "nowhere"], "nowhere: no such file or folder"),
         (["--probe-val", "nowhere"], "nowhere: no manifest.json"),
     ],
 )
@@ -235,7 +238,9 @@ def test_a_batch_must_divide_among_the_ranks(corpora: Path, tmp_path: Path) -> N
 
 def test_corpora_are_named_all_or_for_the_demo_none(tmp_path: Path) -> None:
     for name in ("ppma", "as_released"):
-        with pytest.raises(UserError, match=r"with --mae-corpora, --align-corpora, --probe-train, --probe-val$"):
+        with pytest.raises(
+            UserError, match=r"with --mae-corpora, --align-corpora; for a probe, --probe-train, --probe-val$"
+        ):
             main(command_line([name, "--out", str(tmp_path / "run"), "--precision", "no"]))
     with pytest.raises(UserError, match="with --align-corpora, --probe-val; or none of them, to train on the demo's"):
         main(command_line([*TINY, "--mae-corpora", "a", "--probe-train", "b", "--out", str(tmp_path / "run")]))
