@@ -32,7 +32,7 @@ def run_stage(
     """Train one stage on a mix of corpora, every batch from one of them. `name` is stage1 for masked autoencoding."""
     stage = config.stage1 if name == "stage1" else config.stage2
 
-    def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor | tuple[Tensor, Tensor]:
         # All is drawn for the rows of all ranks, so that it does not depend on how many ranks there are.
         rows = len(batch.clips)
         first, everyone = accelerator.process_index * rows, accelerator.num_processes * rows

@@ -35,7 +35,7 @@ from understudy.recipes.checkpoint import (
     save_tensors,
 )
 from understudy.recipes.ledger import Ledger, add_skipped, describe, global_ids
-from understudy.recipes.metrics import MetricsLog
+from understudy.recipes.metrics import MetricsLog, top1
 from understudy.recipes.track import pass_on
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
@@ -178,7 +178,7 @@ def train_stage(
     module: nn.Module,
     loader: Batches,
     stage: Stage,
-    loss_of: Callable[[nn.Module, Batch, torch.Generator], Tensor],
+    loss_of: Callable[[nn.Module, Batch, torch.Generator], Tensor | tuple[Tensor, Tensor]],
     out: Path,
     *,
     depth: int,
@@ -194,10 +194,11 @@ def train_stage(
     `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`; with
     `model_header`, which says what they are of, all weights end in `out/NAME/model.safetensors`.
 
-    `loss_of(model, batch, generator)` gives the scalar loss; `generator` is seeded by the step and the part alone. A
-    step's gradient is that of `parts` batches, each weighing as many rows as it has. Killed at any moment and called
-    again with the same arguments, it goes on from the last checkpoint, on CPU to the same bits. A stage that has
-    finished is not run again. Raises UserError when the loss is not finite.
+    `loss_of(model, batch, generator)` gives the scalar loss, and with it, where accuracy is to be logged, how many rows
+    were right and of how many, float32 (2,); `generator` is seeded by the step and the part alone. A step's gradient is
+    that of `parts` batches, each weighing as many rows as it has. Killed at any moment and called again with the same
+    arguments, it goes on from the last checkpoint, on CPU to the same bits. A stage that has finished is not run again.
+    Raises UserError when the loss is not finite.
     """
     folder, log = out / name, MetricsLog(out / "metrics.jsonl")
     done = folder / "report.json"
@@ -245,6 +246,7 @@ def train_stage(
     for first in range(report.steps, stage.steps, log_every):
         steps = min(log_every, stage.steps - first)
         losses: list[Tensor] = []
+        answers: list[Tensor] = []
         taken: list[Batch] = []
         interval, data_seconds = time.perf_counter(), 0.0
         for step in range(first, first + steps):
@@ -261,9 +263,12 @@ def train_stage(
                 # Gradients add up here until the last part, and only then over the ranks.
                 with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
                     with accelerator.autocast():
-                        loss = loss_of(model, batch, generator) * weight
+                        found = loss_of(model, batch, generator)
+                        loss, *right = found if isinstance(found, tuple) else (found,)
+                        loss = loss * weight
                     accelerator.backward(loss)
                 losses.append(loss.detach())
+                answers += right
                 taken.append(replace(batch, clips=NO_CLIPS))
             prepared.step()
             prepared.zero_grad(set_to_none=True)
@@ -273,6 +278,7 @@ def train_stage(
 
         # Nothing above waits for the device; the numbers of the interval are fetched here, at once.
         part_losses = cast(Tensor, accelerator.reduce(torch.stack(losses).double(), "mean"))
+        answered = cast(Tensor, accelerator.reduce(torch.stack(answers), "sum")) if answers else None
         skipped = cast(Tensor, accelerator.reduce(torch.stack([(~batch.ok).sum() for batch in taken]).sum(), "sum"))
         ids = [global_ids(accelerator, taken[part::parts], stage.views) for part in range(parts)]
         mean_loss = part_losses.sum().item() / steps
@@ -299,11 +305,14 @@ def train_stage(
         if not accelerator.is_main_process:
             continue
         speed, share = steps * stage.batch_size / seconds, data_seconds / seconds
-        bar.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} clips/s, data {share:.0%}")
+        accuracy = {} if answered is None else top1([batch.source for batch in taken], answered)
+        told = f", top-1 {accuracy['top1']:.0%}" if accuracy else ""
+        bar.set_postfix_str(f"loss {mean_loss:.4f}{told}, {speed:.0f} clips/s, data {share:.0%}")
         row = {
             "stage": name,
             "step": report.steps,
             "loss": mean_loss,
+            **accuracy,
             "rate": stage.rate_at(report.steps - 1),
             "samples_per_second": speed,
             "data_seconds": data_seconds,
