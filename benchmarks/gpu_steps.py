@@ -125,7 +125,7 @@ class Trainer:
             strength = self.strength if groups else replace(self.strength, group=0)
             clips, other, share = augment_batch(batch.clips, strength, self._generator, views=1)
             labels = batch.labels % CLASSES  # a corpus may have more classes than the head
-            return self._model(clips, labels, batch.ok, batch.source, self._smoothing, other, share)
+            return self._model(clips, labels, batch.ok, batch.source, self._smoothing, other, share)[0]
         visible, asked = draw_masks(len(batch.clips), self.preset.vit.grid, self.preset.mae, self._generator)
         return self._model(batch.clips, visible, asked, batch.ok)
 

@@ -4,6 +4,7 @@ from understudy.models.classify import VideoClassifier
 from understudy.models.loading import load_encoder
 from understudy.models.mae import MAEConfig, MaskedAutoencoder
 from understudy.models.vit import BASE, DEMO, SMALL, VideoViT, ViTConfig
+from understudy.models.whole import load_autoencoder, load_classifier
 
 __all__ = [
     "BASE",
@@ -14,5 +15,7 @@ __all__ = [
     "ViTConfig",
     "VideoClassifier",
     "VideoViT",
+    "load_autoencoder",
+    "load_classifier",
     "load_encoder",
 ]

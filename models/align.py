@@ -58,12 +58,14 @@ class Aligner(nn.Module):
         smoothing: float,
         other: Tensor | None = None,
         share: Tensor | float = 1.0,
-    ) -> Tensor:
-        """Cross-entropy of clips (N, 3, T, H, W), uint8 or normalised floats, all of `source`; a scalar. The other
-        arguments are `mixed_cross_entropy`'s.
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of clips (N, 3, T, H, W), uint8 or normalised floats, all of `source`, a scalar; and what
+        `right_answers` counts. The other arguments are `mixed_cross_entropy`'s.
         """
         head = self.heads[SHARED if self.shared_head else head_name(source)]
-        return mixed_cross_entropy(head(self.encoder(clips)), labels, ok, smoothing, other, share)
+        logits = head(self.encoder(clips))
+        loss = mixed_cross_entropy(logits, labels, ok, smoothing, other, share)
+        return loss, right_answers(logits, labels, ok, other, share)
 
 
 def mixed_cross_entropy(
@@ -85,3 +87,18 @@ def mixed_cross_entropy(
         partner = F.cross_entropy(logits, labels[other], reduction="none", label_smoothing=smoothing)
         loss, ok = share * loss + (1 - share) * partner, ok & ok[other]
     return (loss * ok).mean()
+
+
+@torch.no_grad()
+def right_answers(
+    logits: Tensor, labels: Tensor, ok: Tensor, other: Tensor | None = None, share: Tensor | float = 1.0
+) -> Tensor:
+    """How many rows are right, and of how many, float32 (2,), on the device; arguments as in `mixed_cross_entropy`.
+
+    A mixed row is right for `share` where its own label is called, and for the rest where its partner's is.
+    """
+    best = logits.argmax(dim=1)
+    right = (best == labels).float()
+    if other is not None:
+        right, ok = share * right + (1 - share) * (best == labels[other]).float(), ok & ok[other]
+    return torch.stack([(right * ok).sum(), ok.sum().float()])

@@ -23,6 +23,8 @@ def check_settings(config: MixedConfig) -> None:
     """Settings of both stages and the probe that don't fit each other, whatever is in the corpora. Raises UserError."""
     named = named_corpora(config)
     for stage, use, weights in (("stage1", "mae", config.mae_weights), ("stage2", "align", config.align_weights)):
+        if not named[use]:  # the stage is not run
+            continue
         if weights and len(weights) != len(named[use]):
             raise UserError(
                 f"{stage}: {len(weights)} weights for {len(named[use])} corpora; give --{use}-weights one for each"
@@ -44,24 +46,33 @@ def check_settings(config: MixedConfig) -> None:
             f"--mae.mask-ratio {config.mae.mask_ratio} leaves {visible.shape[1]} of {config.vit.tokens} tokens to see "
             f"and {asked.shape[1]} to ask for; both have to be some"
         )
-    check_probe(config.probe, "--probe")
+    if named["probe"]:
+        check_probe(config.probe, "--probe")
+    if config.ablate and (config.start is not None or config.stages == "stage1"):
+        raise UserError("--ablate compares both stages of a run; it does not go with --start or --stages stage1")
 
 
 def check_corpora(config: MixedConfig, corpora: dict[str, list[Corpus]], accelerator: Accelerator) -> None:
     """The same of what depends on the corpora and the ranks. Raises UserError."""
     with ExitStack() as closing:  # the loaders themselves know best what they refuse
         for stage, use in (("stage1", "mae"), ("stage2", "align")):
-            open_batches(accelerator, stage, corpora[use], config, closing)
+            if corpora[use]:
+                open_batches(accelerator, stage, corpora[use], config, closing)
     stage2, shares = config.stage2, config.align_weights or [len(corpus) for corpus in corpora["align"]]
     parts = blend_rows(shares, stage2.batch_size, stage2.views) if stage2.blend else [stage2.batch_size]
-    for rows in parts:
+    for rows in parts if corpora["align"] else []:
         check_mixing(stage2.augment, "stage2", rows, stage2.views, accelerator.num_processes)
-    if config.mae.skip_holes and not any(ShardReader(corpus).tells_holes() for corpus in corpora["mae"]):
+    if (
+        config.mae.skip_holes
+        and corpora["mae"]
+        and not any(ShardReader(corpus).tells_holes() for corpus in corpora["mae"])
+    ):
         raise UserError(
             "stage1: --mae.skip-holes, but no corpus says where people were; "
             "pack one with --remove-people --removal.keep-holes"
         )
-    check_held_out(config.probe, corpora["probe"][0])
+    if corpora["probe"]:
+        check_held_out(config.probe, corpora["probe"][0])
 
 
 def check_mixing(augment: Augment, flag: str, rows: int, views: int, ranks: int) -> None:

@@ -22,8 +22,8 @@ from understudy.shards.errors import UserError
 @dataclass(frozen=True)
 class MixedConfig:
     """Everything the main job depends on. Corpora are what `understudy pack` made: folders, or addresses such as
-    s3://bucket/prefix and https://host/path. All four uses name theirs; or none with `demo`, which makes its own under
-    OUT/corpora.
+    s3://bucket/prefix and https://host/path. Each stage that is run names its own, and the probe both of its two, or is
+    left out; `demo` makes its own under OUT/corpora where none is named.
     """
 
     vit: ViTConfig
@@ -40,6 +40,12 @@ class MixedConfig:
     """Corpus that the linear probe is trained on."""
     probe_val: str | None = None
     """Corpus that it is tested on."""
+    start: str | None = None
+    """Encoder that stage 2 starts from, in place of stage 1: a stage of a run, or anything else that transfer takes for
+    a checkpoint, which brings its own shape; or the word scratch.
+    """
+    stages: Literal["both", "stage1"] = "both"
+    """stage1: masked autoencoding alone. The same command without it goes on with stage 2."""
     mae_weights: tuple[float, ...] = ()
     """Share of steps for each corpus of stage 1; by default its share of the samples."""
     align_weights: tuple[float, ...] = ()
@@ -78,6 +84,8 @@ class MixedConfig:
     """auto: bf16 on GPUs and CPUs that compute in it, else float32, which `no` is everywhere."""
     compile: bool = False
     """torch.compile the models (on CPU this needs a C++ compiler)."""
+    track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
+    """Where the numbers of metrics.jsonl go too, with files below OUT; each is a package of its own to install."""
     log_every: int = 20
     save_every: int = 100
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+from understudy.loader import EvalViews
 from understudy.models.loading import load_encoder
 from understudy.models.vit import VideoViT, ViTConfig, init_xavier
 from understudy.recipes.features import weights_digest
@@ -49,13 +50,18 @@ def open_model(argument: str, vit: ViTConfig) -> Model:
         torch.manual_seed(step_seed(0, "init"))
         encoder = VideoViT(vit)
         init_xavier(encoder)
-        return Model(name or SCRATCH, encoder.eval(), {"digest": weights_digest(encoder), "trained_on": []})
+        return scratch_model(encoder, name or SCRATCH)
     try:
         encoder, _ = load_encoder(path)
     except ValueError as error:
         raise UserError(str(error)) from None
     about = {"digest": weights_digest(encoder), "trained_on": training_of(Path(path))}
     return Model(name or "/".join(Path(path).parts[-2:]), encoder, about)
+
+
+def scratch_model(encoder: VideoViT, name: str = SCRATCH) -> Model:
+    """An encoder that nothing was done to."""
+    return Model(name, encoder.eval(), {"digest": weights_digest(encoder), "trained_on": []})
 
 
 def open_task(prefix: str) -> Task:
@@ -69,6 +75,11 @@ def open_task(prefix: str) -> Task:
             f"{len(val.manifest.classes)} classes{first}); pack both with one list"
         )
     return Task(Path(prefix).name, train, val)
+
+
+def describe_views(views: EvalViews) -> str:
+    """Views as rows have them: 2x3 (even)."""
+    return f"{views.clips}x{views.crops} ({views.starts})"
 
 
 def machine(accelerator: Accelerator) -> dict[str, Any]:

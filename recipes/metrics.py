@@ -3,10 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from understudy.shards.files import write_atomic
+
+
+def top1(sources: Sequence[str], answers: Tensor) -> dict[str, Any]:
+    """What a row says of accuracy in training, over all batches and by source: `answers` (batches, 2) are right ones,
+    and of how many. A source of which no row could be used is left out.
+    """
+    by_source: dict[str, Tensor] = {}
+    for source, counts in zip(sources, answers.double().cpu()):
+        by_source[source] = by_source.get(source, torch.zeros(2)) + counts
+    right, count = answers.double().sum(dim=0).tolist()
+    shares = {source: float(r / n) for source, (r, n) in sorted(by_source.items()) if n}
+    return {"top1": right / count, "top1_of": shares} if count else {}
 
 
 class MetricsLog:

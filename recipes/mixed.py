@@ -9,96 +9,111 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 import tyro
-from safetensors.torch import load_file
-from torch import Tensor
 
 from understudy.models.align import Aligner
 from understudy.models.mae import MaskedAutoencoder
 from understudy.models.vit import VideoViT
 from understudy.recipes.check import check_corpora, check_settings
 from understudy.recipes.configs import MixedConfig, as_released, demo, ppma
-from understudy.recipes.evaluate import Accuracy, probe_encoder, results_rows, results_table
+from understudy.recipes.entries import Model, Task, open_model, scratch_model
+from understudy.recipes.evaluate import probe_encoder, results_of
 from understudy.recipes.stages import clip_of, run_stage
 from understudy.recipes.start import (
     check_output,
     claim_output,
     make_accelerator,
     open_corpora,
+    open_start,
     threads_of,
     told_in_one_line,
 )
-from understudy.recipes.train import ENCODER, StageReport, step_seed
+from understudy.recipes.table import PRETRAINING, results_table
+from understudy.recipes.track import start_tracker
+from understudy.recipes.train import StageReport, step_seed
 from understudy.shards.demo import make_demo
 from understudy.shards.files import write_atomic
 from understudy.shards.machine import usable_cores
 
 
-def main(config: MixedConfig) -> list[dict[str, Any]]:
-    """Run the job; returns the rows of `results.json`."""
+def main(config: MixedConfig) -> dict[str, Any]:
+    """Run the job; returns what is written to `results.json`."""
     # What is wrong is found before anything is trained, and leaves the output folder to the corrected command.
-    accelerator = make_accelerator(config)
+    accelerator = make_accelerator(config, config.track, config.out)
+    if start := open_start(config):
+        config = replace(config, vit=start.encoder.config)
     check_settings(config)
     if accelerator.is_main_process:
-        check_output(config)
-        if not config.mae_corpora:
+        check_output(config, start)
+        if not config.mae_corpora and not config.align_corpora:
             make_demo(config.out / "corpora", clips=config.demo_clips, seed=config.seed, workers=usable_cores())
     accelerator.wait_for_everyone()
     corpora = open_corpora(config)
     check_corpora(config, corpora, accelerator)
     if accelerator.is_main_process:
-        claim_output(config)
+        claim_output(config, start)
+    accelerator.wait_for_everyone()
+    start_tracker(accelerator, config.track, config.out, asdict(config))
+
+    def trained(name: str, stage: str) -> Model:
+        return open_model(f"{name}={config.out / stage}", config.vit)
 
     # Stage 1: reconstruct what is masked, on videos without humans.
     torch.manual_seed(step_seed(config.seed, "init"))
     autoencoder = MaskedAutoencoder(config.vit, config.mae)
-    scratch = {name: tensor.clone() for name, tensor in autoencoder.encoder.state_dict().items()}
-    stage1 = run_stage(accelerator, "stage1", autoencoder, corpora["mae"], config)
-    reconstructed = load_file(config.out / "stage1" / ENCODER)
+    scratch = scratch_model(deepcopy(autoencoder.encoder))
+    models: list[tuple[Model, tuple[StageReport, ...]]] = [(scratch, ())]
+    if config.start is None:
+        stage1 = run_stage(accelerator, "stage1", autoencoder, corpora["mae"], config)
+        before, mae = (stage1,), trained("MAE only", "stage1")
+    else:
+        before, mae = (), start and replace(start, name="start")
 
     # Stage 2: name what happens, on videos without humans and on synthetic humans, one corpus a batch.
     classes = {corpus.manifest.name: len(corpus.manifest.classes) for corpus in corpora["align"]}
 
-    def align(name: str, start: dict[str, Tensor]) -> StageReport:
+    def align(name: str, encoder: VideoViT) -> StageReport:
         torch.manual_seed(step_seed(config.seed, "init-align"))
         aligner = Aligner(config.vit, classes, drop_path=config.drop_path, shared_head=config.shared_head)
-        aligner.load_encoder(start, fresh_norm=config.fresh_norm)
+        aligner.load_encoder(encoder.state_dict(), fresh_norm=config.fresh_norm)
         return run_stage(accelerator, name, aligner, corpora["align"], config)
 
-    stage2 = align("stage2", reconstructed)
-    aligned = load_file(config.out / "stage2" / ENCODER)
-    encoders = [("scratch", scratch, ()), ("PPMA", aligned, (stage1, stage2))]
+    if config.stages == "both":
+        stage2 = align("stage2", (mae or scratch).encoder)
+        name = "PPMA" if config.start is None else "aligned" if mae else "alignment only"
+        models.append((trained(name, "stage2"), (*before, stage2)))
+    if mae and (config.ablate or config.start or config.stages == "stage1"):
+        models.append((mae, before))
     if config.ablate:
-        stage2_only = align("stage2-only", scratch)
-        aligned_only = load_file(config.out / "stage2-only" / ENCODER)
-        encoders += [("MAE only", reconstructed, (stage1,)), ("alignment only", aligned_only, (stage2_only,))]
+        stage2_only = align("stage2-only", scratch.encoder)
+        models.append((trained("alignment only", "stage2-only"), (stage2_only,)))
 
     # Probe: a linear classifier on frozen features, actions that pre-training never saw.
-    accuracies: list[tuple[Accuracy, tuple[StageReport, ...]]] = []
-    for name, weights, reports in encoders:
-        encoder = VideoViT(config.vit)
-        encoder.load_state_dict(weights)
-        accuracy = probe_encoder(
-            accelerator,
-            name,
-            encoder,
-            corpora["probe"][0],
-            corpora["probe"][1],
-            clip_of(config),
-            config.probe_views,
-            config.probe,
-            threads=threads_of(config),
+    if not corpora["probe"]:
+        accelerator.print(
+            f"no probe: neither --probe-train nor --probe-val is given; what was trained is in {config.out}"
         )
-        accuracies.append((accuracy, reports))
-    rows = results_rows(accuracies, corpora["probe"][1])
+        accelerator.end_training()
+        return {}
+    train, val = corpora["probe"]
+    task, threads = Task(val.manifest.name, train, val), threads_of(config)
+    outcomes = [
+        probe_encoder(
+            accelerator, model, reports, task, clip_of(config), config.probe_views, config.probe, threads=threads
+        )
+        for model, reports in models
+    ]
+    results = results_of(accelerator, outcomes, val)
     if accelerator.is_main_process:
-        write_atomic(config.out / "results.json", (json.dumps(rows, indent=1) + "\n").encode())
-        print(results_table(rows))
+        write_atomic(config.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+        print(results_table(results, PRETRAINING))
     accelerator.end_training()
-    return rows
+    return results
 
 
 def command_line(arguments: Sequence[str]) -> MixedConfig:

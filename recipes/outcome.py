@@ -15,6 +15,8 @@ from understudy.models.stats import accuracy_interval, class_mean, paired_differ
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus
 
+START = "start.json"  # in a run that began with an encoder from elsewhere: which, and what that was trained on
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -108,11 +110,13 @@ def check_excluded(excluded: Sequence[str], vals: Sequence[Corpus]) -> None:
 def training_of(checkpoint: Path) -> list[dict[str, Any]]:
     """The ledgers and speeds of the training stages that a checkpoint of ours went through, oldest first.
 
-    Empty for other checkpoints. A run keeps its stages side by side: stage2 starts from stage1.
+    Empty for other checkpoints. A run keeps its stages side by side: stage2 starts from stage1, or what START tells of.
     """
     folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
     folders = [folder.with_name("stage1"), folder] if folder.name == "stage2" else [folder]
-    stages: list[dict[str, Any]] = []
+    began = folder.with_name(START)
+    from_elsewhere = folder.name == "stage2" and began.is_file()
+    stages: list[dict[str, Any]] = json.loads(began.read_text())["trained_on"] if from_elsewhere else []
     for stage in folders:
         if (stage / "ledger.json").is_file() and (stage / "report.json").is_file():
             ledger: dict[str, Any] = json.loads((stage / "ledger.json").read_text())

@@ -1,7 +1,8 @@
-"""A run's encoder as a folder to share: `python recipes/share.py runs/mine/stage2 shared/mine --licence cc-by-4.0`.
+"""A run's model as a folder to share: `python recipes/share.py runs/mine/stage2 shared/mine --licence cc-by-4.0`.
 
 The folder holds model.safetensors, config.json and a model card that is written from the run's own results and ledgers:
-what it says of the data is what the loader counted. `push_to_hub` and `from_pretrained` take it as it is.
+what it says of the data is what the loader counted. `push_to_hub` and `from_pretrained` take it as it is. The model is
+the encoder, a stage 1 with its decoder, or a stage 2 with its head for one corpus.
 """
 
 from __future__ import annotations
@@ -11,23 +12,21 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
 from understudy.models.loading import load_encoder
 from understudy.models.vit import ViTConfig
-from understudy.recipes.ledger import Ledger
+from understudy.models.whole import load_autoencoder, load_classifier
+from understudy.recipes.features import weights_digest
+from understudy.recipes.outcome import START, training_of
+from understudy.recipes.table import PROTOCOLS
 from understudy.recipes.train import LEDGER
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 
-# What each stage's encoder was trained in, and its name in results.json.
-STAGES = {
-    "stage1": (("stage1",), "MAE only"),
-    "stage2": (("stage1", "stage2"), "PPMA"),
-    "stage2-only": (("stage2-only",), "alignment only"),
-}
+STAGES = ("stage1", "stage2", "stage2-only")
 KINDS = {
     "no-human": "videos from which people were removed",
     "synthetic": "videos of synthetic people",
@@ -45,6 +44,12 @@ class Share:
     """The folder to write; it must not exist."""
     licence: str
     """Of the weights, by its identifier on the Hub; the data's own licences may limit what it can be."""
+    what: Literal["encoder", "autoencoder", "classifier"] = "encoder"
+    """autoencoder: a stage1 with its decoder; classifier: a stage2 with its head for --corpus."""
+    corpus: str | None = None
+    """A corpus that stage 2 aligned with, by its name."""
+    results: tuple[Path, ...] = ()
+    """More results.json files, of transfer, whose rows of this encoder go into the card."""
     title: str = "Understudy encoder"
 
 
@@ -52,48 +57,71 @@ def share(config: Share) -> None:
     """Write `config.out`, whole or not at all. Raises UserError where the stage is not there or not finished."""
     if config.out.exists():
         raise UserError(f"{config.out}: exists already; choose another folder")
-    run, name = config.stage.resolve().parent, config.stage.resolve().name
-    if name not in STAGES:
+    run = config.stage.resolve().parent
+    if config.stage.resolve().name not in STAGES:
         raise UserError(f"{config.stage}: not a stage of a run; name one of RUN/{', RUN/'.join(STAGES)}")
-    ledgers = {stage: _read(run / stage / LEDGER) for stage in STAGES[name][0]}
+    if not (config.stage / LEDGER).exists():
+        raise UserError(f"{config.stage}: has not finished; run the same training command again")
+    stages = training_of(config.stage.resolve())
+    if (config.corpus is not None) != (config.what == "classifier"):
+        raise UserError(f"--corpus names the head of a classifier, and only of one; it does not go with {config.what}")
+    classes: list[str] = []
     try:
         encoder, vit = load_encoder(config.stage)
+        model = encoder
+        if config.what == "autoencoder":
+            model = load_autoencoder(config.stage)
+        elif config.corpus is not None:
+            model, classes = load_classifier(config.stage, config.corpus)
     except ValueError as error:
         raise UserError(str(error)) from None
-    results = json.loads((run / "results.json").read_text()) if (run / "results.json").exists() else []
-    rows = [row for row in results if row["model"] == STAGES[name][1]]
+    files = [run / "results.json"] if (run / "results.json").exists() else []
+    digest = weights_digest(encoder)
+    rows = [row for file in (*files, *config.results) for row in _read(file)["rows"] if row["digest"] == digest]
     temporary = config.out.with_name(f".{config.out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    encoder.save_pretrained(temporary)
-    card = model_card(config.title, config.licence, vit, {k: Ledger(**v) for k, v in ledgers.items()}, rows)
+    model.save_pretrained(temporary)
+    if classes:
+        write_atomic(temporary / "classes.json", (json.dumps(classes, indent=1) + "\n").encode())
+    began = run / START if config.stage.resolve().name == "stage2" else None
+    start = _read(began) if began and began.exists() else None
+    unknown = start["path"] if start and not start["trained_on"] else None
+    card = model_card(config, vit, stages, rows, unknown)
     write_atomic(temporary / "README.md", card.encode())
     temporary.rename(config.out)
 
 
-def model_card(title: str, licence: str, vit: ViTConfig, ledgers: dict[str, Ledger], rows: list[dict[str, Any]]) -> str:
-    """The card as Markdown with the Hub's YAML before it: data by stage, people, results, and what is not claimed."""
-    corpora = {name: about for ledger in ledgers.values() for name, about in ledger.corpora.items()}
+def model_card(
+    config: Share,
+    vit: ViTConfig,
+    stages: list[dict[str, Any]],
+    rows: list[dict[str, Any]],
+    unknown_start: str | None = None,
+) -> str:
+    """The card as Markdown with the Hub's YAML before it: data by stage (as `training_of` has them), people, results,
+    and what is not claimed. `unknown_start` is where it began, if that is nothing that this project trained.
+    """
+    corpora = {name: about for stage in stages for name, about in stage["corpora"].items()}
     clips = {kind: sum(c["samples"] for c in corpora.values() if c["kind"] == kind) for kind in KINDS}
     people = " and ".join(f"{count:,} {KINDS[kind]}" for kind, count in clips.items() if count)
     real = clips["real"]
+    beside, used = _use(config, vit)
     lines = [
         "---",
         "library_name: understudy",
-        f"license: {licence}",
+        f"license: {config.licence}",
         "pipeline_tag: video-classification",
         "tags: [video, action-recognition, masked-autoencoder, understudy]",
         "---",
         "",
-        f"# {title}",
+        f"# {config.title}",
         "",
         f"A video transformer encoder, {vit.depth} blocks of width {vit.width}, for clips of {vit.frames} frames of "
-        f"{vit.size} x {vit.size} pixels. It was pre-trained by the PPMA method (arXiv 2311.06231) on {people}.",
+        f"{vit.size} x {vit.size} pixels{beside}. It was pre-trained by the PPMA method (arXiv 2311.06231) "
+        f"on {people}.",
         "",
         "```python",
-        "from understudy.models import VideoViT",
-        "",
-        'encoder = VideoViT.from_pretrained("THIS FOLDER").eval()',
-        f"features = encoder(clips)  # uint8 (N, 3, {vit.frames}, {vit.size}, {vit.size}) -> (N, {vit.width})",
+        *used,
         "```",
         "",
         "## What it was trained on",
@@ -104,16 +132,22 @@ def model_card(title: str, licence: str, vit: ViTConfig, ledgers: dict[str, Ledg
         "| stage | corpus | kind | clips | seen | skipped | licence | digest |",
         "|---|---|---|---:|---:|---:|---|---|",
     ]
-    for stage, ledger in ledgers.items():
-        for name, about in ledger.corpora.items():
-            skipped = sum(ledger.skipped.get(name, {}).values())
+    for stage in stages:
+        for name, about in stage["corpora"].items():
+            seen, skipped = stage["seen"].get(name, 0), sum(stage["skipped"].get(name, {}).values())
             lines.append(
-                f"| {stage} | {name} | {about['kind']} | {about['samples']:,} | {ledger.seen.get(name, 0):,} | "
+                f"| {stage['stage']} | {name} | {about['kind']} | {about['samples']:,} | {seen:,} | "
                 f"{skipped:,} | {about['licence']} | `{about['digest'][:16]}` |"
             )
     lines += ["", "## People in the data", ""]
     if real:
         lines += [f"**{real:,} clips show real people.** The model must not be called people-free.", ""]
+    if unknown_start:
+        lines += [
+            f"**It began with the weights `{unknown_start}`, of whose training data this card knows nothing.** "
+            "The model must not be called people-free.",
+            "",
+        ]
     lines += [
         f"- People-free by declaration: {clips['no-human']:,} clips of kind `no-human`.",
         f"- Rendered people: {clips['synthetic']:,} clips of kind `synthetic`.",
@@ -129,7 +163,7 @@ def model_card(title: str, licence: str, vit: ViTConfig, ledgers: dict[str, Ledg
             "|---|---|---:|---:|---:|---:|",
         ]
         lines += [
-            f"| {row['task']} | {row['protocol']} | {100 * row['top1']:.1f} | {100 * row['low']:.1f} to "
+            f"| {row['task']} | {PROTOCOLS[row['protocol']]} | {100 * row['top1']:.1f} | {100 * row['low']:.1f} to "
             f"{100 * row['high']:.1f} | {row['videos']} | {row['seeds']} |"
             for row in rows
         ]
@@ -147,9 +181,24 @@ def model_card(title: str, licence: str, vit: ViTConfig, ledgers: dict[str, Ledg
     return "\n".join(lines) + "\n"
 
 
+def _use(config: Share, vit: ViTConfig) -> tuple[str, list[str]]:
+    """What is in the folder beside the encoder, in words, and the lines of Python that load and use it."""
+    clips = f"uint8 (N, 3, {vit.frames}, {vit.size}, {vit.size})"
+    if config.what == "encoder":
+        name, beside, call = "VideoViT", "", f"features = model(clips)  # {clips} -> (N, {vit.width})"
+    elif config.what == "autoencoder":
+        name, beside = "MaskedAutoencoder", ", with the decoder that it was trained with"
+        call = f"loss = model(clips, visible, asked, ok)  # {clips}, and masks of understudy.models.mae.draw_masks"
+    else:
+        name, beside = "VideoClassifier", f", with its head for `{config.corpus}` (classes.json names its outputs)"
+        call = f"logits = model(clips)  # {clips} -> (N, classes)"
+    load = [f"from understudy.models import {name}", "", f'model = {name}.from_pretrained("THIS FOLDER").eval()']
+    return beside, [*load, call]
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.exists():
-        raise UserError(f"{path}: not there; the stage has not finished, run the same training command again")
+        raise UserError(f"{path}: no such file; name what a recipe wrote, OUT/results.json")
     return json.loads(path.read_text())
 
 

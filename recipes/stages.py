@@ -14,6 +14,7 @@ from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
 from understudy.models.align import Aligner
 from understudy.models.augment import augment_batch
 from understudy.models.mae import MaskedAutoencoder, draw_masks
+from understudy.models.whole import whole_header
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.start import threads_of
 from understudy.recipes.train import StageReport, step_seed, train_stage
@@ -31,7 +32,7 @@ def run_stage(
     """Train one stage on a mix of corpora, every batch from one of them. `name` is stage1 for masked autoencoding."""
     stage = config.stage1 if name == "stage1" else config.stage2
 
-    def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
+    def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor | tuple[Tensor, Tensor]:
         # All is drawn for the rows of all ranks, so that it does not depend on how many ranks there are.
         rows = len(batch.clips)
         first, everyone = accelerator.process_index * rows, accelerator.num_processes * rows
@@ -63,6 +64,7 @@ def run_stage(
             compiled=config.compile,
             parts=len(corpora) if stage.blend else 1,
             corpora=corpora,
+            model_header=whole_header(module, {c.manifest.name: c.manifest.classes for c in corpora}),
         )
 
 

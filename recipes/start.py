@@ -18,6 +18,9 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from understudy.loader.batch import default_threads
 from understudy.recipes.configs import MixedConfig
+from understudy.recipes.entries import SCRATCH, Model, open_model
+from understudy.recipes.outcome import START
+from understudy.recipes.track import check_tracker
 from understudy.shards.audited import require_audit
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
@@ -38,8 +41,11 @@ class Job(Protocol):
         ...
 
 
-def make_accelerator(config: Job) -> Accelerator:
-    """Accelerate in the config's precision; auto is bf16 where the device computes in it, float32 elsewhere."""
+def make_accelerator(config: Job, track: str = "none", out: Path | None = None) -> Accelerator:
+    """Accelerate in the config's precision; auto is bf16 where the device computes in it, float32 elsewhere. A tracker
+    that writes files writes them below `out`. Raises UserError where it is not installed.
+    """
+    check_tracker(track)
     precision = config.precision
     if precision == "auto":
         precision = "bf16" if _bf16_is_native() else "no"
@@ -49,7 +55,13 @@ def make_accelerator(config: Job) -> Accelerator:
     # Newer PyTorch has another word for that, which Accelerate can't pass on.
     warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
     # Without cpu=True, ranks on a machine with no GPU would each run alone, without a word.
-    return Accelerator(cpu=not torch.cuda.is_available(), mixed_precision=precision, kwargs_handlers=[parallel])
+    return Accelerator(
+        cpu=not torch.cuda.is_available(),
+        mixed_precision=precision,
+        kwargs_handlers=[parallel],
+        log_with=None if track == "none" else track,
+        project_dir=out,
+    )
 
 
 def _bf16_is_native() -> bool:
@@ -60,31 +72,34 @@ def _bf16_is_native() -> bool:
 
 
 def named_corpora(config: MixedConfig) -> dict[str, tuple[str, ...]]:
-    """Folders or addresses of the corpora by use: those that the config names, all or none; else the demo's.
+    """Folders or addresses of the corpora by use, none for a stage that is not run and for a probe that is left out:
+    those that the config names; where it names none, the demo's.
 
-    Raises UserError where some are missing, and where none is named in a config that is not the demo's.
+    Raises UserError where some are missing, named for nothing, or none is named in a config that is not the demo's.
     """
-    flags = {
-        "--mae-corpora": config.mae_corpora,
-        "--align-corpora": config.align_corpora,
-        "--probe-train": config.probe_train,
-        "--probe-val": config.probe_val,
-    }
-    missing = [flag for flag, value in flags.items() if not value]
-    if not missing:
-        assert config.probe_train is not None and config.probe_val is not None
-        probe = (config.probe_train, config.probe_val)
-        return {"mae": config.mae_corpora, "align": config.align_corpora, "probe": probe}
-    if len(missing) < len(flags):
+    if config.start is not None and config.stages == "stage1":
+        raise UserError("--start leaves stage 1 out, and --stages stage1 all but it; give one of the two")
+    named = {"mae": config.mae_corpora, "align": config.align_corpora}
+    probe = {"--probe-train": config.probe_train, "--probe-val": config.probe_val}
+    if config.start is not None and config.mae_corpora:
+        raise UserError("--mae-corpora: stage 1, which they are for, is not run with --start; leave them out")
+    left_out = "mae" if config.start is not None else "align" if config.stages == "stage1" else ""
+    missing = [f"--{use}-corpora" for use in named if use != left_out and not named[use]]
+    unprobed = [flag for flag, value in probe.items() if not value]
+    if not any(named.values()) and len(unprobed) == 2:
+        if not config.demo_clips:
+            wanted = ", ".join(missing)
+            raise UserError(f"name the corpora to train on, with {wanted}; for a probe, {', '.join(unprobed)}")
+        nohuman, synthetic, train, val = (
+            str(config.out / "corpora" / name)
+            for name in ("demo-nohuman", "demo-synthetic", "demo-actions-train", "demo-actions-val")
+        )
+        demo = {"mae": (nohuman,), "align": (nohuman, synthetic), "probe": (train, val)}
+        return {use: () if use == left_out else paths for use, paths in demo.items()}
+    if missing := missing + (unprobed if len(unprobed) == 1 else []):
         others = "; or none of them, to train on the demo's" if config.demo_clips else ""
         raise UserError(f"name the other corpora too, with {', '.join(missing)}{others}")
-    if not config.demo_clips:
-        raise UserError(f"name the corpora to train on and to probe on, with {', '.join(missing)}")
-    nohuman, synthetic, train, val = (
-        str(config.out / "corpora" / name)
-        for name in ("demo-nohuman", "demo-synthetic", "demo-actions-train", "demo-actions-val")
-    )
-    return {"mae": (nohuman,), "align": (nohuman, synthetic), "probe": (train, val)}
+    return {**named, "probe": () if unprobed else (str(config.probe_train), str(config.probe_val))}
 
 
 def open_corpora(config: MixedConfig) -> dict[str, list[Corpus]]:
@@ -99,29 +114,55 @@ def open_corpora(config: MixedConfig) -> dict[str, list[Corpus]]:
             )
         if config.require_audit is not None:
             require_audit(corpus, config.require_audit)
-    if corpora["probe"][0].manifest.classes != corpora["probe"][1].manifest.classes:
+    if corpora["probe"] and corpora["probe"][0].manifest.classes != corpora["probe"][1].manifest.classes:
         raise UserError(
             f"{named['probe'][0]} and {named['probe'][1]}: their class lists differ; pack both with one list"
         )
     return corpora
 
 
-def check_output(config: MixedConfig) -> None:
-    """Raise UserError where the output folder holds a run with other settings. Writes nothing."""
+def open_start(config: MixedConfig) -> Model | None:
+    """The encoder that stage 2 is to start from, where it is neither stage 1's nor random. Raises UserError where it
+    was trained on kinds of corpora that the config does not allow.
+    """
+    if config.start is None or config.start == SCRATCH:
+        return None
+    model = open_model(config.start, config.vit)
+    for stage in model.about["trained_on"]:
+        for corpus in (*stage["corpora"].values(), *stage.get("replaced", [])):
+            if corpus["kind"] not in config.allow_kinds:
+                raise UserError(
+                    f"--start {config.start}: was trained on a corpus of kind {corpus['kind']}; add --allow-kinds "
+                    f"{' '.join((*config.allow_kinds, corpus['kind']))} to go on"
+                )
+    return model
+
+
+def check_output(config: MixedConfig, start: Model | None) -> None:
+    """Raise UserError where the output folder holds a run with other settings or of another start. Writes nothing."""
     path = config.out / "config.json"
     if path.exists() and path.read_text() != _settings(config):
         raise UserError(f"{config.out}: holds a run with other settings ({path} says which); choose another --out")
+    began = config.out / START
+    if start and began.exists() and json.loads(began.read_text())["digest"] != start.about["digest"]:
+        raise UserError(
+            f"{config.out}: holds a run that began with other weights of {config.start}; choose another --out"
+        )
 
 
-def claim_output(config: MixedConfig) -> None:
-    """Write the settings into the output folder, so that no run with others goes on there."""
+def claim_output(config: MixedConfig, start: Model | None) -> None:
+    """Write the settings and the start's ledgers into the output folder, so that no run with others goes on there."""
     config.out.mkdir(parents=True, exist_ok=True)
     write_atomic(config.out / "config.json", _settings(config).encode())
+    if start:
+        about = {"path": config.start, **start.about}
+        write_atomic(config.out / START, (json.dumps(about, indent=1) + "\n").encode())
 
 
 def _settings(config: MixedConfig) -> str:
     # These change nothing that is trained.
-    free = ("ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit")
+    free = {"ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit", "stages"}
+    free |= {"track"}
     return json.dumps({k: v for k, v in asdict(config).items() if k not in free}, indent=1, default=str) + "\n"
 
 

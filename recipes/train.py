@@ -24,6 +24,7 @@ from understudy.models.loading import header
 from understudy.models.optim import Halved, learning_rate, parameter_groups, update_average
 from understudy.models.randaugment import OPERATIONS
 from understudy.models.vit import ViTConfig
+from understudy.models.whole import MODEL
 from understudy.recipes.checkpoint import (
     Checkpoint,
     flatten_optimizer,
@@ -34,7 +35,8 @@ from understudy.recipes.checkpoint import (
     save_tensors,
 )
 from understudy.recipes.ledger import Ledger, add_skipped, describe, global_ids
-from understudy.recipes.metrics import MetricsLog
+from understudy.recipes.metrics import MetricsLog, top1
+from understudy.recipes.track import pass_on
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.manifest import Corpus
@@ -178,7 +180,7 @@ def train_stage(
     module: nn.Module,
     loader: Batches,
     stage: Stage,
-    loss_of: Callable[[nn.Module, Batch, torch.Generator], Tensor],
+    loss_of: Callable[[nn.Module, Batch, torch.Generator], Tensor | tuple[Tensor, Tensor]],
     out: Path,
     *,
     depth: int,
@@ -188,14 +190,17 @@ def train_stage(
     compiled: bool,
     parts: int = 1,
     corpora: Sequence[Corpus] = (),
+    model_header: dict[str, str] | None = None,
 ) -> StageReport:
     """Train `module` for `stage.steps` steps on `loader`. The weights of its `encoder` end in
-    `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`.
+    `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`; with
+    `model_header`, which says what they are of, all weights end in `out/NAME/model.safetensors`.
 
-    `loss_of(model, batch, generator)` gives the scalar loss; `generator` is seeded by the step and the part alone. A
-    step's gradient is that of `parts` batches, each weighing as many rows as it has. Killed at any moment and called
-    again with the same arguments, it goes on from the last checkpoint, on CPU to the same bits. A stage that has
-    finished is not run again. Raises UserError when the loss is not finite.
+    `loss_of(model, batch, generator)` gives the scalar loss, and with it, where accuracy is to be logged, how many rows
+    were right and of how many, float32 (2,); `generator` is seeded by the step and the part alone. A step's gradient is
+    that of `parts` batches, each weighing as many rows as it has. Killed at any moment and called again with the same
+    arguments, it goes on from the last checkpoint, on CPU to the same bits. A stage that has finished is not run again.
+    Raises UserError when the loss is not finite.
     """
     folder, log = out / name, MetricsLog(out / "metrics.jsonl")
     done = folder / "report.json"
@@ -243,6 +248,7 @@ def train_stage(
     for first in range(report.steps, stage.steps, log_every):
         steps = min(log_every, stage.steps - first)
         losses: list[Tensor] = []
+        answers: list[Tensor] = []
         taken: list[Batch] = []
         interval, data_seconds = time.perf_counter(), 0.0
         for step in range(first, first + steps):
@@ -259,9 +265,12 @@ def train_stage(
                 # Gradients add up here until the last part, and only then over the ranks.
                 with accelerator.no_sync(model) if part < parts - 1 else nullcontext():
                     with accelerator.autocast():
-                        loss = loss_of(model, batch, generator) * weight
+                        found = loss_of(model, batch, generator)
+                        loss, *right = found if isinstance(found, tuple) else (found,)
+                        loss = loss * weight
                     accelerator.backward(loss)
                 losses.append(loss.detach())
+                answers += right
                 taken.append(replace(batch, clips=NO_CLIPS))
             prepared.step()
             prepared.zero_grad(set_to_none=True)
@@ -271,6 +280,7 @@ def train_stage(
 
         # Nothing above waits for the device; the numbers of the interval are fetched here, at once.
         part_losses = cast(Tensor, accelerator.reduce(torch.stack(losses).double(), "mean"))
+        answered = cast(Tensor, accelerator.reduce(torch.stack(answers), "sum")) if answers else None
         skipped = cast(Tensor, accelerator.reduce(torch.stack([(~batch.ok).sum() for batch in taken]).sum(), "sum"))
         ids = [global_ids(accelerator, taken[part::parts], stage.views) for part in range(parts)]
         mean_loss = part_losses.sum().item() / steps
@@ -297,27 +307,32 @@ def train_stage(
         if not accelerator.is_main_process:
             continue
         speed, share = steps * stage.batch_size / seconds, data_seconds / seconds
-        bar.set_postfix_str(f"loss {mean_loss:.4f}, {speed:.0f} clips/s, data {share:.0%}")
-        log.write(
-            {
-                "stage": name,
-                "step": report.steps,
-                "loss": mean_loss,
-                "rate": stage.rate_at(report.steps - 1),
-                "samples_per_second": speed,
-                "data_seconds": data_seconds,
-                "data_share": share,
-                "skipped": report.skipped,
-            }
-        )
+        accuracy = {} if answered is None else top1([batch.source for batch in taken], answered)
+        told = f", top-1 {accuracy['top1']:.0%}" if accuracy else ""
+        bar.set_postfix_str(f"loss {mean_loss:.4f}{told}, {speed:.0f} clips/s, data {share:.0%}")
+        row = {
+            "stage": name,
+            "step": report.steps,
+            "loss": mean_loss,
+            **accuracy,
+            "rate": stage.rate_at(report.steps - 1),
+            "samples_per_second": speed,
+            "data_seconds": data_seconds,
+            "data_share": share,
+            "skipped": report.skipped,
+        }
+        log.write(row)
+        pass_on(accelerator, out, row)
         if report.steps % save_every == 0 and report.steps < stage.steps:
             state = {"report": asdict(report), "ledger": asdict(ledger), "loader": loader.state_dict()}
             whole = Checkpoint(module.state_dict(), flatten_optimizer(optimizer), state, average)
             save_checkpoint(folder, report.steps, whole, about)
     bar.close()
     if accelerator.is_main_process:
-        averaged = {key.removeprefix("encoder."): value for key, value in average.items() if key.startswith("encoder.")}
-        save_tensors(folder / ENCODER, {**encoder.state_dict(), **averaged}, about)
+        weights = {**module.state_dict(), **average}
+        if model_header is not None:
+            save_tensors(folder / MODEL, weights, model_header)
+        save_tensors(folder / ENCODER, {key: weights[f"encoder.{key}"] for key in encoder.state_dict()}, about)
         write_atomic(folder / LEDGER, (json.dumps(asdict(ledger), indent=1) + "\n").encode())
         write_atomic(done, (json.dumps(asdict(report), indent=1) + "\n").encode())
         remove_checkpoints(folder)

@@ -31,7 +31,7 @@ from understudy.models.classify import VideoClassifier
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.check import check_held_out, check_mixing, check_probe
-from understudy.recipes.entries import SCRATCH, Model, Task, machine, open_model, open_task
+from understudy.recipes.entries import SCRATCH, Model, Task, describe_views, machine, open_model, open_task
 from understudy.recipes.features import cache_name, encoder_key, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import (
     AverageConfig,
@@ -206,7 +206,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     """One model on one task under one protocol, all its seeds."""
     threads = threads_of(config)
     clip = clip_of(model.encoder.config, config)
-    about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
+    about = {**model.about, "task_digest": task.val.manifest.digest, "val_views": describe_views(config.val_views)}
     if protocol in ("finetune", "online"):
         frozen = protocol == "online"
         settings = config.online if frozen else config.finetune
@@ -240,7 +240,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
         accelerator.is_main_process,
         lambda: probe(train, val, task.train, device=accelerator.device),
     )
-    about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe(config.train_views)}
+    about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe_views(config.train_views)}
     about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": scores.seconds}
     about |= {"feature_seconds": train.seconds + val.seconds, "feature_views": view_count(train) + view_count(val)}
     return Outcome(model.name, task.name, protocol, scores.logits, val.ok, about)
@@ -271,7 +271,7 @@ def average_of(
     about = {"digest": weights_digest(learned.encoder), "average_of": [part.about for part in parts]}
     about |= {"shares": list(learned.shares)}
     model = Model("adaptive average", learned.encoder, about)
-    told = {**about, "task_digest": task.val.manifest.digest, "val_views": describe(config.val_views)}
+    told = {**about, "task_digest": task.val.manifest.digest, "val_views": describe_views(config.val_views)}
     told |= {"rate": config.averaging.rate}
     return model, outcome_of(model.name, task, "joint", [learned.joint], told)
 
@@ -279,11 +279,6 @@ def average_of(
 def clip_of(vit: ViTConfig, config: TransferConfig) -> Clip:
     """What the loader cuts: as many frames, as large, as the encoder takes."""
     return Clip(frames=vit.frames, stride=config.stride, size=vit.size)
-
-
-def describe(views: EvalViews) -> str:
-    """Views as rows have them: 2x3 (even)."""
-    return f"{views.clips}x{views.crops} ({views.starts})"
 
 
 def command_line(arguments: Sequence[str]) -> TransferConfig:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.models.align import Aligner
+from understudy.models.align import Aligner, right_answers
 from understudy.models.mae import MAEConfig, MaskedAutoencoder, pixel_targets, random_mask, visible_tokens
 from understudy.models.vit import BASE, DEMO, MEAN, STD, VideoViT, ViTConfig, sinusoid_positions, to_patches
 
@@ -141,13 +141,14 @@ def test_alignment_starts_from_the_encoder_with_separate_heads() -> None:
     assert aligner.encoder.norm.bias.eq(0).all()
     torch.testing.assert_close(aligner.encoder.blocks[0].attn.qkv.weight, trained.blocks[0].attn.qkv.weight)
     clips, ok = random_clips(3, TINY), torch.ones(3, dtype=torch.bool)
-    loss = aligner(clips, torch.tensor([0, 6, 2]), ok, "b.c", 0.1)
+    loss, answers = aligner(clips, torch.tensor([0, 6, 2]), ok, "b.c", 0.1)
     loss.backward()
     logits = aligner.heads["b_c"](aligner.encoder(clips))
     log_p = logits.log_softmax(dim=1)
     soft = torch.full((3, 7), 0.1 / 7)
     soft[torch.arange(3), torch.tensor([0, 6, 2])] += 0.9
     torch.testing.assert_close(loss, -(soft * log_p).sum(dim=1).mean())
+    assert answers.tolist() == [(logits.argmax(dim=1) == torch.tensor([0, 6, 2])).sum(), 3]
     assert aligner.heads["a"].weight.grad is None
     with pytest.raises(ValueError, match="weights of another model"):
         aligner.load_encoder({"nonsense": torch.zeros(1)})
@@ -159,7 +160,19 @@ def test_a_shared_head_takes_the_widest_label_space() -> None:
     clips, ok = random_clips(2, TINY), torch.ones(2, dtype=torch.bool)
     aligner.eval()
     labels = torch.tensor([1, 2])
-    torch.testing.assert_close(aligner(clips, labels, ok, "a", 0.0), aligner(clips, labels, ok, "b", 0.0))
+    torch.testing.assert_close(aligner(clips, labels, ok, "a", 0.0)[0], aligner(clips, labels, ok, "b", 0.0)[0])
+
+
+def test_a_mixed_clip_is_right_in_the_shares_of_its_labels() -> None:
+    logits = torch.eye(4)[[0, 1, 3, 2]]  # what is called
+    labels, other = torch.tensor([0, 0, 2, 2]), torch.tensor([1, 2, 3, 0])
+    ok = torch.tensor([True, True, True, True])
+    assert right_answers(logits, labels, ok).tolist() == [2, 4]
+    # Rows 0 and 3 are right by their own label; row 0's partner has label 0 too, and row 3's has not.
+    mixed = right_answers(logits, labels, ok, other, 0.75)
+    torch.testing.assert_close(mixed, torch.tensor([1 + 0.75, 4.0]))
+    # A row that can't be used does not count, nor what was mixed with it.
+    assert right_answers(logits, labels, torch.tensor([True, True, True, False]), other, 0.75).tolist() == [1, 2]
 
 
 def test_features_pool_then_norm() -> None:

@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
@@ -26,9 +27,11 @@ from understudy.models.vit import ViTConfig
 from understudy.recipes import stages
 from understudy.recipes import start as start_of_run
 from understudy.recipes.check import check_corpora
-from understudy.recipes.evaluate import Accuracy, results_rows
+from understudy.recipes.evaluate import results_of
 from understudy.recipes.mixed import MixedConfig, command_line, demo, main
+from understudy.recipes.outcome import Outcome
 from understudy.recipes.start import make_accelerator, open_corpora, told_in_one_line
+from understudy.recipes.table import PRETRAINING, results_table
 from understudy.recipes.transfer import demo as transfer_demo
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
@@ -89,15 +92,22 @@ def finished(corpora: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_results_have_a_row_for_each_model(finished: Path) -> None:
-    rows = json.loads((finished / "results.json").read_text())
-    single = [row for row in rows if row["protocol"] == "linear probe"]
-    assert [row["model"] for row in single] == ["scratch", "PPMA", "MAE only", "alignment only"]
-    for row in single:
+    results = json.loads((finished / "results.json").read_text())
+    stages = {"scratch": [], "PPMA": ["stage1", "stage2"], "MAE only": ["stage1"], "alignment only": ["stage2-only"]}
+    assert [row["model"] for row in results["rows"]] == list(stages)
+    for row in results["rows"]:
+        assert row["protocol"] == "linear" and len(row["digest"]) == 64
+        assert row["top1"] <= row["top5"] <= 1 and 0 <= row["class_mean"] <= 1
+        assert [stage["stage"] for stage in row["trained_on"]] == stages[row["model"]]
         assert 0 <= row["low"] <= row["top1"] <= row["high"] <= 1
         assert row["seeds"] == ProbeConfig().seeds
         assert row["steps"] == {"scratch": 0, "PPMA": 24, "MAE only": 12, "alignment only": 12}[row["model"]]
         assert (row["train_samples_per_second"] is None) == (row["model"] == "scratch")
-    assert {row["model"] for row in rows} > {"PPMA - scratch", "PPMA - alignment only"}
+    assert len({row["digest"] for row in results["rows"]}) == 4
+    differences = [(row["model"], row["minus"]) for row in results["differences"]]
+    assert differences == [(model, "scratch") for model in list(stages)[1:]] + [("PPMA", "alignment only")]
+    lines = results_table(results, PRETRAINING).splitlines()
+    assert len(lines) == 2 + 4 + 4 and lines[-1].startswith("| PPMA - alignment only | demo-actions-val | ")
     logged = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
     assert all(0 <= row["data_share"] <= 1 and row["data_seconds"] >= 0 for row in logged)
 
@@ -203,6 +213,9 @@ def test_bad_input_is_one_clear_line(corpora: Path, finished: Path, tmp_path: Pa
         (["--smoothing", "2"], "--smoothing must be from 0 to 1"),
         (["--drop-path", "1"], "--drop-path from 0 to under 1"),
         (["--probe.seeds", "0"], "--probe: a probe needs"),
+        (["--start", "scratch"], "--mae-corpora: stage 1, which they are for, is not run with --start"),
+        (["--start", "scratch", "--stages", "stage1"], "--start leaves stage 1 out, and --stages stage1 all but it"),
+        (["--start", "nowhere"], "nowhere: no such file or folder"),
         (["--probe-val", "nowhere"], "nowhere: no manifest.json"),
     ],
 )
@@ -229,7 +242,9 @@ def test_a_batch_must_divide_among_the_ranks(corpora: Path, tmp_path: Path) -> N
 
 def test_corpora_are_named_all_or_for_the_demo_none(tmp_path: Path) -> None:
     for name in ("ppma", "as_released"):
-        with pytest.raises(UserError, match=r"with --mae-corpora, --align-corpora, --probe-train, --probe-val$"):
+        with pytest.raises(
+            UserError, match=r"with --mae-corpora, --align-corpora; for a probe, --probe-train, --probe-val$"
+        ):
             main(command_line([name, "--out", str(tmp_path / "run"), "--precision", "no"]))
     with pytest.raises(UserError, match="with --align-corpora, --probe-val; or none of them, to train on the demo's"):
         main(command_line([*TINY, "--mae-corpora", "a", "--probe-train", "b", "--out", str(tmp_path / "run")]))
@@ -246,33 +261,31 @@ def test_a_failed_start_on_demo_corpora_leaves_them_to_the_next(tmp_path: Path) 
     assert made and {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.tar")} == made
 
 
-def test_differences_are_paired_by_group() -> None:
-    right = np.arange(40) % 4 > 0
-    accuracies = [
-        (Accuracy(name, values.astype(np.float64), 1), ())
-        for name, values in (
-            ("scratch", np.zeros(40)),
-            ("PPMA", np.where(np.arange(40) < 20, 1, right)),
-            ("MAE only", right),
-            ("alignment only", np.arange(40) < 20),
-        )
+def test_differences_are_paired_by_group(corpora: Path) -> None:
+    val = Corpus.open(corpora / "demo-actions-val")
+    labels, ok = torch.from_numpy(val.label), torch.ones(len(val), dtype=torch.bool)
+    wrong = (labels + 1) % 8
+    half = torch.arange(len(val)) < len(val) // 2
+
+    def outcome(model: str, answers: torch.Tensor) -> Outcome:
+        return Outcome(model, "actions", "linear", F.one_hot(answers, 8)[None].float(), ok, {})
+
+    outcomes = [
+        outcome("scratch", wrong),
+        outcome("PPMA", labels),
+        outcome("MAE only", wrong),
+        outcome("alignment only", torch.where(half, labels, wrong)),
     ]
 
-    def rows(groups: NDArray[np.int64]) -> dict[str, dict[str, Any]]:
-        val = SimpleNamespace(group=groups, manifest=SimpleNamespace(name="actions"))
-        return {row["model"]: row for row in results_rows(accuracies, cast(Corpus, val))}
+    def last(groups: NDArray[np.int64]) -> dict[str, Any]:
+        grouped = cast(Corpus, SimpleNamespace(keys=val.keys, label=val.label, group=groups))
+        row = results_of(Accelerator(cpu=True), outcomes, grouped)["differences"][-1]
+        assert (row["model"], row["minus"], row["difference"]) == ("PPMA", "alignment only", pytest.approx(0.5))
+        return row
 
-    alone, grouped = rows(np.arange(40)), rows(np.arange(40) // 10)
-    assert list(alone)[4:] == [
-        "PPMA - scratch",
-        "MAE only - scratch",
-        "alignment only - scratch",
-        "PPMA - alignment only",
-    ]
-    last = "PPMA - alignment only"
-    assert alone[last]["top1"] == grouped[last]["top1"] == pytest.approx(15 / 40)
-    widths = [table[last]["high"] - table[last]["low"] for table in (alone, grouped)]
-    assert widths[1] > 1.5 * widths[0]  # four recordings say less than forty videos
+    alone, grouped = last(np.arange(len(val))), last(np.arange(len(val)) * 4 // len(val))
+    # Four recordings say less than all these videos.
+    assert grouped["high"] - grouped["low"] > 1.5 * (alone["high"] - alone["low"])
 
 
 @pytest.mark.parametrize(("gpu", "native", "precision"), [(True, True, "bf16"), (True, False, "no")])

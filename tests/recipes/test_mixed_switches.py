@@ -116,6 +116,16 @@ def test_the_average_is_what_a_stage_gives(bars: Path, tmp_path: Path) -> None:
     assert not torch.allclose(ends[0.9][qkv], ends[0.0][qkv])
 
 
+def test_accuracy_in_training_is_logged_by_source(finished: Path) -> None:
+    rows = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    assert not any("top1" in row for row in rows if row["stage"] == "stage1")
+    for row in (row for row in rows if row["stage"] == "stage2"):
+        assert set(row["top1_of"]) == {"bars", "lines"}
+        assert 0 <= row["top1"] <= 1
+        assert row["top1"] == pytest.approx(sum(row["top1_of"].values()) / 2)  # of as many rows each
+    assert any(row["top1"] > 0 for row in rows if row["stage"] == "stage2")
+
+
 def test_augmenting_without_labels_is_refused(bars: Path, tmp_path: Path) -> None:
     config = command_line([*tiny_job.arguments(bars, tmp_path / "run"), "--stage1.augment.mixup=0.8"])
     with pytest.raises(UserError, match="only stages with labels"):

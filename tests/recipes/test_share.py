@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_job  # pyright: ignore[reportMissingImports]
 import torch
 import yaml
+from safetensors.torch import load_file
 
-from understudy.models import VideoViT, load_encoder
-from understudy.recipes.ledger import Ledger
+from understudy.models import MaskedAutoencoder, VideoClassifier, VideoViT, load_encoder
+from understudy.models.mae import draw_masks
+from understudy.models.whole import load_autoencoder, load_classifier
+from understudy.recipes import stages
+from understudy.recipes.configs import MixedConfig
 from understudy.recipes.mixed import command_line, main
 from understudy.recipes.share import Share, model_card, share
 from understudy.shards.errors import UserError
@@ -21,8 +26,12 @@ from understudy.shards.errors import UserError
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("share")
     tiny_job.make_corpora(root)
-    main(command_line([*tiny_job.arguments(root, root / "run"), "--stage1.steps=2", "--stage2.steps=2"]))
+    main(config_of(root, root / "run"))
     return root / "run"
+
+
+def config_of(root: Path, out: Path, *more: str) -> MixedConfig:
+    return command_line([*tiny_job.arguments(root, out), "--stage1.steps=2", "--stage2.steps=2", *more])
 
 
 def test_the_folder_loads_and_its_card_says_what_was_counted(run: Path, tmp_path: Path) -> None:
@@ -43,15 +52,25 @@ def test_the_folder_loads_and_its_card_says_what_was_counted(run: Path, tmp_path
         assert cells[8].strip("`") == ledger["corpora"][name]["digest"][:16]
     assert "80 videos of synthetic people" in card  # not 120: stage 1 saw one of the two corpora again
     assert "real people" not in card
-    rows = {row["model"]: row for row in json.loads((run / "results.json").read_text())}
-    assert f"| {100 * rows['PPMA']['top1']:.1f} |" in card
+    results = json.loads((run / "results.json").read_text())
+    (row,) = (row for row in results["rows"] if row["model"] == "PPMA")
+    assert f"| bars | linear | {100 * row['top1']:.1f} |" in card
+    assert card.count("| linear |") == 1  # not that of scratch
+
+    # Rows of transfer are of this encoder by its digest, whatever they call it.
+    more = [{**row, "model": "x", "protocol": "finetune", "top1": 0.875}, {**row, "digest": "other", "top1": 0.999}]
+    (tmp_path / "more.json").write_text(json.dumps({"rows": more}))
+    share(Share(run / "stage2", tmp_path / "again", licence="mit", results=(tmp_path / "more.json",)))
+    card = (tmp_path / "again" / "README.md").read_text()
+    assert "| bars | fine-tuning | 87.5 |" in card and "99.9" not in card
 
 
 def test_real_people_are_said_aloud() -> None:
     from understudy.models.vit import DEMO
 
     about = {"kind": "real", "licence": "?", "samples": 1234, "digest": "0" * 64}
-    card = model_card("x", "mit", DEMO, {"stage1": Ledger(corpora={"c": about}, seen={"c": 5})}, [])
+    stage = {"stage": "stage1", "corpora": {"c": about}, "seen": {"c": 5}, "skipped": {}}
+    card = model_card(Share(Path("x"), Path("y"), "mit"), DEMO, [stage], [])
     assert "**1,234 clips show real people.**" in card
     assert "None were measured" in card
 
@@ -64,3 +83,53 @@ def test_what_cannot_be_shared_is_refused(run: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="has not finished"):
         share(Share(tmp_path / "stage2", tmp_path / "x", licence="mit"))
     assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"no head for a corpus 'nowhere'; it has heads for bars, lines"):
+        share(Share(run / "stage2", tmp_path / "x", licence="mit", what="classifier", corpus="nowhere"))
+    with pytest.raises(UserError, match="was not aligned, name a stage2"):
+        share(Share(run / "stage1", tmp_path / "x", licence="mit", what="classifier", corpus="bars"))
+    with pytest.raises(UserError, match="has no decoder; name a stage1"):
+        share(Share(run / "stage2", tmp_path / "x", licence="mit", what="autoencoder"))
+    with pytest.raises(UserError, match="names the head of a classifier"):
+        share(Share(run / "stage2", tmp_path / "x", licence="mit", corpus="bars"))
+
+
+@pytest.mark.parametrize("switches", [(), ("--shared-head", "--stage1.ema=0.5", "--stage2.ema=0.5")])
+def test_decoder_and_heads_survive_the_stages(
+    switches: tuple[str, ...], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained: dict[str, Any] = {}
+    train = stages.train_stage
+
+    def keep(accelerator: Any, name: str, module: torch.nn.Module, *others: Any, **more: Any) -> Any:
+        trained[name] = module
+        return train(accelerator, name, module, *others, **more)
+
+    monkeypatch.setattr(stages, "train_stage", keep)
+    main(config_of(run.parent, tmp_path / "run", *switches))
+    config = load_encoder(tmp_path / "run" / "stage1")[1]
+    generator = torch.Generator().manual_seed(0)
+    clips = torch.randint(256, (3, 3, config.frames, config.size, config.size), generator=generator).byte()
+
+    stage1 = tmp_path / "run" / "stage1"
+    share(Share(stage1, tmp_path / "mae", licence="mit", what="autoencoder"))
+    shared, kept = MaskedAutoencoder.from_pretrained(tmp_path / "mae"), load_autoencoder(stage1)
+    masks, ok = draw_masks(3, config.grid, kept.config, generator), torch.ones(3, dtype=torch.bool)
+    loss = shared.eval()(clips, *masks, ok)
+    assert loss == kept(clips, *masks, ok)
+    assert (loss == trained["stage1"].eval()(clips, *masks, ok)) == (not switches)  # the average is another model
+    torch.testing.assert_close(kept.encoder.state_dict(), load_file(stage1 / "encoder.safetensors"), rtol=0, atol=0)
+
+    stage2 = tmp_path / "run" / "stage2"
+    for corpus in tiny_job.CORPORA:
+        share(Share(stage2, tmp_path / corpus, licence="mit", what="classifier", corpus=corpus))
+        classifier, (kept, classes) = (
+            VideoClassifier.from_pretrained(tmp_path / corpus),
+            load_classifier(stage2, corpus),
+        )
+        logits = classifier.eval()(clips)
+        torch.testing.assert_close(logits, kept(clips), rtol=0, atol=0)
+        assert json.loads((tmp_path / corpus / "classes.json").read_text()) == classes == list(tiny_job.CLASSES)
+        aligner = trained["stage2"].eval()
+        own = aligner.heads["shared" if switches else corpus](aligner.encoder(clips))
+        assert torch.equal(logits, own) == (not switches)
+        assert f"with its head for `{corpus}`" in (tmp_path / corpus / "README.md").read_text()
