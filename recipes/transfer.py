@@ -10,7 +10,6 @@ OUT/results.json. A config is a function below; every value can be set on the co
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -35,12 +34,12 @@ from understudy.recipes.entries import SCRATCH, Model, Task, describe_views, mac
 from understudy.recipes.features import cache_name, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import AverageConfig, FinetuneConfig, finetune, finetune_stage, learn_average
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
+from understudy.recipes.predictions import write_predictions, write_results
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
 from understudy.recipes.start import cores, make_accelerator, threads_of, told_in_one_line
 from understudy.recipes.table import results_table
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
-from understudy.shards.files import write_atomic
 
 Protocol = Literal["linear", "attentive", "finetune"]
 RATES = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -125,7 +124,10 @@ def main(config: TransferConfig) -> dict[str, Any]:
         raise UserError("two checkpoints have the same name; tell them apart with NAME=PATH")
     check(config, [*models, *parts], tasks, accelerator.num_processes)
 
-    results: dict[str, Any] = {"machine": machine(accelerator), "rows": [], "differences": []}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "threads")}
+    results: dict[str, Any] = {"machine": machine(accelerator), "config": settings, "rows": [], "differences": []}
+    results["weights"] = [model.about["digest"] for model in (*models, *parts)]
+    results["corpora"] = [[task.train.manifest.digest, task.val.manifest.digest] for task in tasks]
     for task in tasks:
         entries = [*models, *([average_of(accelerator, parts, task, config)] if parts else [])]
         outcomes: list[Outcome] = []
@@ -134,11 +136,14 @@ def main(config: TransferConfig) -> dict[str, Any]:
                 started = time.perf_counter()
                 outcomes.append(run(accelerator, model, task, protocol, config))
                 accelerator.print(f"{task.name}, {protocol}, {model.name}: {time.perf_counter() - started:.1f} s")
-        results["rows"] += rows_of(outcomes, task.val, config.exclude)
+        rows = rows_of(outcomes, task.val, config.exclude)
+        if accelerator.is_main_process:
+            for row, outcome in zip(rows, outcomes):
+                row["predictions"] = write_predictions(config.out, row, outcome, task.val)
+        results["rows"] += rows
         results["differences"] += differences_of(outcomes, task.val, config.exclude)
         if accelerator.is_main_process:  # after each task, so that a long table is there as far as it got
-            config.out.mkdir(parents=True, exist_ok=True)
-            write_atomic(config.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+            write_results(config.out, results)
     if accelerator.is_main_process:
         print(results_table(results))
     accelerator.end_training()
@@ -196,6 +201,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
         about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
         about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
         about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
+        about |= {"scores": [str(run.scores.relative_to(config.out)) for run in runs]}
         return Outcome(model.name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
 
     extract = partial(
@@ -216,11 +222,13 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     decided = {"weights": model.about["digest"], "clip": asdict(clip), "precision": accelerator.mixed_precision}
     decided |= {"train": task.train.manifest.digest, "train_views": asdict(config.train_views)}
     decided |= {"val": task.val.manifest.digest, "val_views": asdict(config.val_views), "config": asdict(settings)}
+    file = config.out / "probes" / f"{cache_name(protocol, task.train, decided)}.safetensors"
     scores = kept_scores(
-        config.out / "probes" / f"{cache_name(protocol, task.train, decided)}.safetensors",
+        file,
         accelerator.is_main_process,
         lambda: probe(train, val, task.train, device=accelerator.device),
     )
+    about |= {"scores": [str(file.relative_to(config.out))]}
     about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe_views(config.train_views)}
     about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": scores.seconds}
     about |= {"feature_seconds": train.seconds + val.seconds, "feature_views": view_count(train) + view_count(val)}
