@@ -162,8 +162,7 @@ class MaskedAutoencoder(nn.Module, PyTorchModelHubMixin, library_name="understud
         else:
             seen = self.decoder_embed(latent) + self.positions[visible]
             x = torch.cat([seen, self.mask_token + self.positions[asked]], dim=1)
-        for block in self.decoder_blocks:
-            x = block(x)
+        x = self.decoder_blocks(x)
         # Visible tokens carry no loss: norm and head run on those asked for alone.
         predicted = self.head(self.decoder_norm(x[:, visible.shape[1] :]))
         target = pixel_targets(gather_tokens(patches, asked), self.config.layout)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from huggingface_hub import PyTorchModelHubMixin
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 # ImageNet statistics on [0, 1] RGB, the normalisation of VideoMAE and PPMA.
 MEAN = (0.485, 0.456, 0.406)
@@ -110,15 +111,34 @@ def gather_tokens(x: Tensor, index: Tensor) -> Tensor:
     return picked.view(x.dtype).view(*index.shape, *x.shape[2:])
 
 
+class Blocks(nn.ModuleList):
+    """Transformer blocks in a row. With `recomputed` only what goes into each is kept for the backward pass, where the
+    rest is computed again, drop path as it was drawn.
+    """
+
+    recomputed = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens (N, M, width) after all blocks."""
+        for block in self:
+            x = cast(Tensor, checkpoint(block, x, use_reentrant=False)) if self.recomputed else block(x)
+        return x
+
+
+def checkpoint_activations(module: nn.Module) -> None:
+    """Let all blocks in `module` compute their activations again instead of keeping them: a third more arithmetic."""
+    for part in module.modules():
+        if isinstance(part, Blocks):
+            part.recomputed = True
+
+
 def make_blocks(
     width: int, depth: int, heads: int, mlp_ratio: float, drop_path: float = 0.0, eps: float = 1e-6
-) -> nn.ModuleList:
+) -> Blocks:
     """timm's pre-norm blocks with q, k, v biases, drop path rising linearly to `drop_path`."""
     norm = cast("type[nn.Module]", partial(nn.LayerNorm, eps=eps))
     rates = [drop_path * i / max(1, depth - 1) for i in range(depth)]
-    return nn.ModuleList(
-        Block(width, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates
-    )
+    return Blocks(Block(width, heads, mlp_ratio, qkv_bias=True, drop_path=rate, norm_layer=norm) for rate in rates)
 
 
 class VideoViT(nn.Module, PyTorchModelHubMixin, library_name="understudy"):
@@ -153,9 +173,7 @@ class VideoViT(nn.Module, PyTorchModelHubMixin, library_name="understudy"):
         x = F.linear(patches.flatten(2), proj.weight.flatten(1), proj.bias)
         del patches  # a gigabyte of floats in stage 2 of `base`, which would live as long as the blocks run
         x = x + (self.positions if index is None else self.positions[index])
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return self.blocks(x)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Features (N, width) of clips (N, 3, T, H, W), uint8 RGB or floats that are normalised already."""

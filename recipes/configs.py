@@ -86,6 +86,10 @@ class MixedConfig:
     """torch.compile the models (on CPU this needs a C++ compiler)."""
     track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     """Where the numbers of metrics.jsonl go too, with files below OUT; each is a package of its own to install."""
+    checkpoint_activations: bool = False
+    """Keep only what goes into each transformer block, and compute the rest again for the gradients: less memory for a
+    third more arithmetic, the same results.
+    """
     log_every: int = 20
     save_every: int = 100
 

@@ -106,13 +106,14 @@ class AverageClassifier(nn.Module):
 @dataclass(frozen=True)
 class Finetuned:
     """Scores of a fine-tuned model: `logits` float32 (videos, classes), averaged over views, and `ok` (videos,); what
-    training says of itself, and the views of the validation videos scored in a second.
+    training says of itself, the views of the validation videos scored in a second, and the file that the scores are in.
     """
 
     logits: Tensor
     ok: Tensor
     report: StageReport
     views_per_second: float
+    scores: Path
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ def _trained(
             save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
         accelerator.wait_for_everyone()
     saved = load_file(scores)
-    return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]))
+    return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]), scores)
 
 
 def score(

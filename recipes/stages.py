@@ -14,6 +14,7 @@ from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
 from understudy.models.align import Aligner
 from understudy.models.augment import augment_batch
 from understudy.models.mae import MaskedAutoencoder, draw_masks
+from understudy.models.vit import checkpoint_activations
 from understudy.models.whole import whole_header
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.start import threads_of
@@ -45,6 +46,8 @@ def run_stage(
         )
         return model(clips, batch.labels, batch.ok, batch.source, config.smoothing, other, share)
 
+    if config.checkpoint_activations:
+        checkpoint_activations(module)
     # A batch comes from one corpus, so the other corpora's heads get no gradient in that step, on any rank.
     assert accelerator.ddp_handler is not None
     accelerator.ddp_handler.find_unused_parameters = isinstance(module, Aligner) and len(module.heads) > 1

@@ -162,7 +162,7 @@ def claim_output(config: MixedConfig, start: Model | None) -> None:
 def _settings(config: MixedConfig) -> str:
     # These change nothing that is trained.
     free = {"ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit", "stages"}
-    free |= {"track"}
+    free |= {"track", "checkpoint_activations"}
     return json.dumps({k: v for k, v in asdict(config).items() if k not in free}, indent=1, default=str) + "\n"
 
 

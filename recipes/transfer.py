@@ -10,7 +10,6 @@ OUT/results.json. A config is a function below; every value can be set on the co
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Sequence
@@ -44,12 +43,12 @@ from understudy.recipes.finetune import (
     online_probe,
 )
 from understudy.recipes.outcome import Outcome, check_excluded, differences_of, rows_of
+from understudy.recipes.predictions import write_predictions, write_results
 from understudy.recipes.probing import kept_scores, probe_attentively, probe_linearly
 from understudy.recipes.start import make_accelerator, threads_of, told_in_one_line
 from understudy.recipes.table import results_table
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
-from understudy.shards.files import write_atomic
 from understudy.shards.machine import usable_cores
 
 Protocol = Literal["linear", "attentive", "finetune", "online"]
@@ -137,7 +136,10 @@ def main(config: TransferConfig) -> dict[str, Any]:
         raise UserError("two checkpoints have the same name; tell them apart with NAME=PATH")
     check(config, [*models, *parts], tasks, accelerator.num_processes)
 
-    results: dict[str, Any] = {"machine": machine(accelerator), "rows": [], "differences": []}
+    settings = {k: v for k, v in asdict(config).items() if k not in ("out", "threads")}
+    results: dict[str, Any] = {"machine": machine(accelerator), "config": settings, "rows": [], "differences": []}
+    results["weights"] = [model.about["digest"] for model in (*models, *parts)]
+    results["corpora"] = [[task.train.manifest.digest, task.val.manifest.digest] for task in tasks]
     for task in tasks:
         entries, joint = list(models), list[Outcome]()
         if parts:
@@ -151,11 +153,14 @@ def main(config: TransferConfig) -> dict[str, Any]:
                 outcomes.append(run(accelerator, model, task, protocol, config))
                 accelerator.print(f"{task.name}, {protocol}, {model.name}: {time.perf_counter() - started:.1f} s")
         outcomes += joint
-        results["rows"] += rows_of(outcomes, task.val, config.exclude)
+        rows = rows_of(outcomes, task.val, config.exclude)
+        if accelerator.is_main_process:
+            for row, outcome in zip(rows, outcomes):
+                row["predictions"] = write_predictions(config.out, row, outcome, task.val)
+        results["rows"] += rows
         results["differences"] += differences_of(outcomes, task.val, config.exclude)
         if accelerator.is_main_process:  # after each task, so that a long table is there as far as it got
-            config.out.mkdir(parents=True, exist_ok=True)
-            write_atomic(config.out / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+            write_results(config.out, results)
     if accelerator.is_main_process:
         print(results_table(results))
     accelerator.end_training()
@@ -215,7 +220,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
             train_and_score(settings, seed=seed, out=config.out, threads=threads, frozen=frozen)
             for seed in range(settings.seeds)
         ]
-        return outcome_of(model.name, task, protocol, runs, {**about, "rate": settings.rate})
+        return outcome_of(model.name, task, protocol, runs, config.out, {**about, "rate": settings.rate})
 
     extract = partial(
         frozen_features,
@@ -235,24 +240,29 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     decided = {**encoder_key(model.encoder), "clip": asdict(clip), "precision": accelerator.mixed_precision}
     decided |= {"train": task.train.manifest.digest, "train_views": asdict(config.train_views)}
     decided |= {"val": task.val.manifest.digest, "val_views": asdict(config.val_views), "config": asdict(settings)}
+    file = config.out / "probes" / f"{cache_name(protocol, task.train, decided)}.safetensors"
     scores = kept_scores(
-        config.out / "probes" / f"{cache_name(protocol, task.train, decided)}.safetensors",
+        file,
         accelerator.is_main_process,
         lambda: probe(train, val, task.train, device=accelerator.device),
     )
+    about |= {"scores": [str(file.relative_to(config.out))]}
     about |= {"rate": scores.rate, "tuning": scores.tuning, "train_views": describe_views(config.train_views)}
     about |= {"train_failed": int((~train.ok).sum()), "probe_seconds": scores.seconds}
     about |= {"feature_seconds": train.seconds + val.seconds, "feature_views": view_count(train) + view_count(val)}
     return Outcome(model.name, task.name, protocol, scores.logits, val.ok, about)
 
 
-def outcome_of(name: str, task: Task, protocol: str, runs: Sequence[Finetuned], about: dict[str, Any]) -> Outcome:
+def outcome_of(
+    name: str, task: Task, protocol: str, runs: Sequence[Finetuned], out: Path, about: dict[str, Any]
+) -> Outcome:
     """What came of a model that was trained with each seed, its speeds over all of them."""
     seconds = sum(run.report.seconds for run in runs)
     about = {**about, "steps": runs[0].report.steps}
     about |= {"train_samples_per_second": sum(run.report.samples for run in runs) / seconds}
     about |= {"data_share": sum(run.report.data_seconds for run in runs) / seconds}
     about |= {"eval_views_per_second": harmonic_mean(run.views_per_second for run in runs)}
+    about |= {"scores": [str(run.scores.relative_to(out)) for run in runs]}
     return Outcome(name, task.name, protocol, torch.stack([run.logits for run in runs]), runs[0].ok, about)
 
 
@@ -273,7 +283,7 @@ def average_of(
     model = Model("adaptive average", learned.encoder, about)
     told = {**about, "task_digest": task.val.manifest.digest, "val_views": describe_views(config.val_views)}
     told |= {"rate": config.averaging.rate}
-    return model, outcome_of(model.name, task, "joint", [learned.joint], told)
+    return model, outcome_of(model.name, task, "joint", [learned.joint], config.out, told)
 
 
 def clip_of(vit: ViTConfig, config: TransferConfig) -> Clip:

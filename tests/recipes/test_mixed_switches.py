@@ -26,6 +26,7 @@ ALL_ON = [
     *("--stage1.ema=0.5", "--stage1.halved=whole", "--stage2.ema=0.5", "--stage2.blend", "--align-weights", "1", "1"),
     *("--stage2.augment.operations=4", "--stage2.augment.erasing=0.5", "--stage2.augment.mixup=0.8"),
     *("--stage2.augment.cutmix=1", "--stage2.augment.group=2", "--drop-path=0.1", "--fresh-norm"),
+    "--checkpoint-activations",
 ]
 
 
@@ -45,6 +46,11 @@ def finished(bars: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     main(switched_on(bars, out))
     return out
+
+
+def test_activations_that_are_computed_again_change_nothing(finished: Path, bars: Path, tmp_path: Path) -> None:
+    main(replace(switched_on(bars, tmp_path), checkpoint_activations=False))
+    assert tiny_job.trained_on(tmp_path) == tiny_job.trained_on(finished)
 
 
 def test_every_step_blends_both_corpora(finished: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import json
 import os
@@ -208,6 +209,27 @@ def test_fine_tuning_learns_and_the_online_probe_does_so_on_a_trunk_that_stays(d
     torch.testing.assert_close(frozen, start, rtol=0, atol=0)
     assert all(not torch.equal(tuned[name], tensor) for name, tensor in start.items())
     assert "| online linear | scratch |" in results_table({"rows": [rows["online"]], "differences": []})
+
+
+def test_every_command_keeps_its_results_and_names_its_scores(finished: Path, data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    linear = ("--protocols", "linear", "--probe.rates", "1e-1")
+    first = main(config_of(data, out, *linear))
+    main(config_of(data, out, *linear, "--val-views.crops", "2"))
+    main(config_of(data, out, *linear, "--threads", "2"))  # not another result
+    kept = [json.loads(path.read_text()) for path in (out / "results").iterdir()]
+    assert sorted(results["config"]["val_views"]["crops"] for results in kept) == [1, 2]
+    assert results_of(out) == results_of(out) | {"rows": json.loads(json.dumps(first["rows"]))}
+    val = Corpus.open(data / "shades-val")
+    for row in results_of(finished)["rows"]:
+        assert len(row["scores"]) == (2 if row["protocol"] == "finetune" else 1)
+        assert all((finished / file).is_file() for file in row["scores"])
+        lines = list(csv.DictReader((finished / row["predictions"]).open()))
+        assert list(lines[0]) == ["key", "seed", "label", "prediction", "second", "third"]
+        assert [line["key"] for line in lines] == list(val.keys) * row["seeds"]
+        assert {line["label"] for line in lines} == set(CLASSES)
+        assert np.mean([line["label"] == line["prediction"] for line in lines]) == pytest.approx(row["top1"])
+    assert len({row["predictions"] for row in results_of(finished)["rows"]}) == 9
 
 
 def test_a_finetuning_killed_before_it_was_scored_is_done_again(finished: Path, data: Path, tmp_path: Path) -> None:
