@@ -30,7 +30,7 @@ def weights_name(states: Iterable[Mapping[str, Tensor]]) -> str:
     for state in states:
         for name, tensor in state.items():
             digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
             digests[name] = digest.hexdigest()
     return hashlib.sha256("".join(f"{name} {digests[name]}\n" for name in sorted(digests)).encode()).hexdigest()[:16]
 
