@@ -151,14 +151,17 @@ def _check_tar(name: str, file: BinaryIO, findings: Findings, linked: Mapping[st
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             findings.add(f"{name}/{member.name}", _header(member))
+            if not member.isfile():
+                continue
             folder, slash, base = member.name.rpartition("/")
             key, _, extension = base.partition(".")
             key = f"{folder}{slash}{key}"
             if members and key not in members:
                 _check_sample(name, members, findings)
                 members.clear()
-            handle = archive.extractfile(member)
-            members.setdefault(key, {})[extension] = handle.read() if handle else b""
+            content = archive.extractfile(member)
+            assert content is not None  # of a file
+            members.setdefault(key, {})[extension] = content.read()
             if key in linked:
                 findings.add(f"{name}/{key}", [Finding("linkable key", f"is {linked[key]}")])
         end = archive.offset
