@@ -44,8 +44,9 @@ class Audit:
     """Names of the sources, one a line: none may lie in a shard, or be what a key is a plain hash of."""
     attribute: Annotated[Path | None, arg(metavar="FILE")] = None
     """Lines `KEY,VALUE` with something about the person in a sample, to see whether its traces tell it."""
-    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the corpus)")] = None
-    """Where audit.json and audit.html go. The page shows frames: don't publish it."""
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: see below)")] = None
+    """Where audit.json and audit.html go; by default audit.json into the corpus and the page, which shows frames and is
+    not for publishing, beside it as CORPUS-audit.html."""
     fps: float = 6.0
     """Frames a second at which videos that are not packed are looked at."""
     short_side: int = 360
@@ -60,7 +61,7 @@ class Audit:
     def run(self) -> None:
         """Do it, and say on standard output what came of it."""
         from understudy.privacy.audit import AuditConfig
-        from understudy.privacy.audit_run import read_attribute, run_audit
+        from understudy.privacy.audit_run import page_place, read_attribute, run_audit
         from understudy.privacy.report import summary
 
         root = parse_address(self.corpus)
@@ -97,6 +98,6 @@ class Audit:
             workers=workers,
         )
         print(summary(body))
-        print(out / "audit.html")
+        print(page_place(root, out))
         if body["findings"]:
             sys.exit(1)

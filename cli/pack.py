@@ -85,7 +85,8 @@ class Pack:
         """Do it, and say on standard output what came of it."""
         from functools import partial
 
-        from understudy.privacy.removal import keeps_holes, read_with_holes, read_without_people
+        from understudy.privacy.removal import read_with_holes, read_without_people
+        from understudy.privacy.removal_record import check_kept, keeps_holes
         from understudy.shards.collect import MissingVideosError
         from understudy.shards.frame_folders import read_video_or_frames
         from understudy.shards.ingest import read_video
@@ -123,6 +124,10 @@ class Pack:
                 file=sys.stderr,
             )
         record = self._removal_record(kind)
+        if self.remove_people:
+            self.removal.tell_who_looks()
+        elif record is not None:
+            check_kept(self.source, (source.id for source in sources))
         config = PackConfig(
             name=self.name or (out.resolve() if isinstance(out, Path) else out).name,
             kind=kind,
@@ -163,7 +168,8 @@ class Pack:
 
     def _removal_record(self, kind: Kind) -> dict[str, Any] | None:
         """How people are removed now, or were when `understudy remove-people` made SOURCE."""
-        from understudy.privacy.removal import describe, read_record
+        from understudy.privacy.removal import describe
+        from understudy.privacy.removal_record import read_record
 
         if not self.remove_people:
             return read_record(self.source)

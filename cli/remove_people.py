@@ -91,6 +91,14 @@ class RemovalOptions:
             keep_holes=self.keep_holes,
         )
 
+    def tell_who_looks(self) -> None:
+        """Say on standard error where nobody does: with masks there is no segmenter that would look again."""
+        if self.masks and not self.gate:
+            print(
+                "understudy: with --masks nobody looks at the result; name detectors that do with --gate, such as face",
+                file=sys.stderr,
+            )
+
 
 @dataclass(frozen=True)
 class RemovePeople:
@@ -117,7 +125,8 @@ class RemovePeople:
 
     def run(self) -> None:
         """Do it, and say on standard output what came of it."""
-        from understudy.privacy.removal import CLIPS, remove_from_all
+        from understudy.privacy.removal import remove_from_all, tools
+        from understudy.privacy.removal_record import CLIPS
         from understudy.shards.collect import collect
         from understudy.shards.keys import default_secret_path, load_secret
 
@@ -127,11 +136,16 @@ class RemovePeople:
         if workers < 0:
             raise UserError(f"{workers} workers: say at least 1, or 0 to work in this process")
         removal = self.options.removal()
+        for folder in (self.source, self.out):
+            if self.sheets is not None and self.sheets.resolve().is_relative_to(folder.resolve()):
+                raise UserError(f"{self.sheets}: lies inside {folder}, and sheets show people; give a folder elsewhere")
         sources, classes = collect(self.source, self.out, root=self.root, classes_file=self.classes)
         secret_file = self.secret_file or default_secret_path()
         secret, created = load_secret(secret_file)
         if created:
             print(f"understudy: made {secret_file}, the secret that the videos' names hang on", file=sys.stderr)
+        tools(removal)
+        self.options.tell_who_looks()
         summary = remove_from_all(
             sources, classes, self.out, removal, secret, fps=self.fps, sheets=self.sheets, workers=workers
         )

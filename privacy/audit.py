@@ -11,7 +11,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import islice
@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from understudy.privacy.audit_clips import Clip, Footage, Picture, Shape, clip_frames
-from understudy.privacy.bounds import Residual, residual_clips, residual_frames
+from understudy.privacy.bounds import Clips, Residual, residual
 from understudy.privacy.detect import Detector, Hit
 from understudy.privacy.detectors import load_detector
 from understudy.shards.errors import UserError
@@ -103,7 +103,11 @@ def removal_weights(root: Address, corpus: Corpus | None) -> set[str]:
         return used
     for number in range(len(corpus.manifest.shards)):
         with os.fdopen(corpus.open_shard(number), "rb") as file:
-            sidecars = [entry for entry in read_entries(file) if entry.extension == "json"]
+            try:
+                sidecars = [entry for entry in read_entries(file) if entry.extension == "json"]
+            except ValueError as error:
+                place = root / corpus.manifest.shards[number].url
+                raise UserError(f"{place}: no shard of ours ({error}); run: understudy lint {root}") from None
             for text in read_spans(file, [(entry.offset, entry.size) for entry in sidecars]):
                 record = cast("dict[str, Any]", json.loads(text)).get("removal") or {}
                 used.update(record.get("models", ()))
@@ -148,8 +152,7 @@ def look(
     clip: Clip, frames: Iterator[Picture], detectors: Sequence[Detector], config: AuditConfig, beat: Beat
 ) -> Looked:
     """Put the `frames` of a clip before the detectors, every `config.every`-th of them."""
-    first = random.Random(f"{config.seed} {clip.key}").randrange(config.every)
-    chosen = islice(enumerate(frames), first, None, config.every)
+    chosen = _chosen(frames, config.every, random.Random(f"{config.seed} {clip.key}"))
     found: defaultdict[str, set[int]] = defaultdict(set)
     seen: list[Seen] = []
     count = 0
@@ -171,6 +174,23 @@ def look(
     return Looked(clip, count, {what: len(numbers) for what, numbers in found.items() if numbers}, tuple(seen[:8]))
 
 
+def _chosen(frames: Iterator[Picture], every: int, draw: random.Random) -> Iterator[tuple[int, Picture]]:
+    """Every `every`-th frame with its number, from a random one of the first so many on; of a clip that ends before
+    that, one of its frames, each as likely as the others.
+    """
+    first = draw.randrange(every)
+    spare: tuple[int, Picture] | None = None
+    for number, frame in enumerate(frames):
+        if number >= first:
+            spare = None
+            if (number - first) % every == 0:
+                yield number, frame
+        elif draw.randrange(number + 1) == 0:
+            spare = number, frame
+    if spare is not None:
+        yield spare
+
+
 def choose_clips(footage: Footage, config: AuditConfig) -> list[Clip]:
     """All clips, or as many as the config asks for, drawn at random without replacement."""
     if not 0 < config.clips < len(footage.clips):
@@ -180,23 +200,20 @@ def choose_clips(footage: Footage, config: AuditConfig) -> list[Clip]:
 
 
 def conclude(
-    footage: Footage, looked: Sequence[Looked], canaries: Sequence[Looked], config: AuditConfig
+    footage: Footage, looked: Sequence[Looked], canaries: Sequence[Looked], shape: Shape, config: AuditConfig
 ) -> dict[str, Any]:
     """The part of `audit.json` that is about pixels: what was looked at and how, what was found, and the bounds."""
     groups: defaultdict[str, list[Looked]] = defaultdict(list)
     for canary in canaries:
         groups[canary.clip.group].append(canary)
-    unread_canaries = [canary for canary in canaries if not canary.frames]
-    if unread_canaries:
-        raise UserError(f"{unread_canaries[0].clip.key}: can't be read ({unread_canaries[0].unread}); take it out")
     # An unread clip has share 1, so it counts as found in both bounds.
     alpha = 1 - config.confidence
-    found_canaries = {
-        group: (sum(c.share("somebody") > 0 for c in members), len(members)) for group, members in groups.items()
-    }
-    clips = residual_clips(sum(one.share("somebody") > 0 for one in looked), len(looked), found_canaries, alpha)
-    shares = {group: [canary.share("somebody") for canary in members] for group, members in groups.items()}
-    frames = residual_frames([one.share("somebody") for one in looked], shares, alpha)
+    shares = _clips(looked)
+    seen = {group: _clips(members) for group, members in groups.items()}
+    frames = residual(shares, seen, alpha)
+    clips = residual(replace(shares, values=[float(share > 0) for share in shares.values]), seen, alpha)
+    if config.every > 1:  # the one frame of a clip that shows somebody may not have been among those looked at
+        clips = replace(clips, bound=None, least=None)
     detectors = load_detectors(config)
     read = [one for one in looked if one.frames]
 
@@ -210,11 +227,15 @@ def conclude(
         "looked_at": {
             "clips": len(looked),
             "of_clips": len(footage.clips),
+            "recordings": len(set(shares.recordings)),
             "frames": sum(one.frames for one in looked),
             "every": config.every,
+            "fps": shape.fps,
+            "short_side": shape.short_side,
             "tiles": list(config.tiles),
             "seed": config.seed,
             "unread": sum(not one.frames for one in looked),
+            "passed_over": len(footage.passed_over),
         },
         "detectors": [
             {
@@ -228,8 +249,12 @@ def conclude(
             for detector in detectors
         ],
         "canaries": {
-            group: {"clips": count, "found": found, "frames_seen": float(np.mean(shares[group]))}
-            for group, (found, count) in sorted(found_canaries.items())
+            group: {
+                "clips": len(part.values),
+                "found": sum(share > 0 for share in part.values),
+                "frames_seen": float(np.mean(part.values)),
+            }
+            for group, part in sorted(seen.items())
         },
         "clips": asdict(clips),
         "frames": {**asdict(frames), "found_per_1000": 1000 * frames.found, "bound_per_1000": _thousand(frames)},
@@ -245,6 +270,11 @@ def conclude(
             for one in worst(looked, 100)
         ],
     }
+
+
+def _clips(looked: Sequence[Looked]) -> Clips:
+    recordings = [one.clip.recording or f"the clip {one.clip.key}" for one in looked]
+    return Clips([one.share("somebody") for one in looked], recordings)
 
 
 def _thousand(residual: Residual) -> float | None:

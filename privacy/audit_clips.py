@@ -22,6 +22,7 @@ from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import sha256_of
 from understudy.shards.frames import decode_frames
+from understudy.shards.holes import read_holes
 from understudy.shards.ingest import read_video
 from understudy.shards.kinds import Codec
 from understudy.shards.manifest import MANIFEST, MEMBERS, Corpus
@@ -32,6 +33,8 @@ from understudy.shards.tarshard import read_spans
 Picture = NDArray[np.uint8]
 VIDEO = {"mp4", "avi", "mkv", "webm", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "wmv", "3gp", "mxf", "gif"}
 IMAGE = {"jpg", "jpeg", "png", "webp"}
+# Files beside videos that are not footage: what a removal and an audit write.
+KNOWN_BESIDE = {"removal.json", "removal.jsonl", "audit.json"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,8 @@ class Clip:
     """One clip and how to get at it. `group` is empty but for canaries, where it is the group to be counted in.
 
     `place` is a corpus of ours (`number` is the sample), a tar (`members` are the offset, size and extension of
-    those that make the clip), or a video file. With `half`, its pictures are shown at half their size.
+    those that make the clip), or a video file. With `half`, its pictures are shown at half their size. `recording` is
+    what clips of one origin have in common; a clip of which nobody knows is a recording of its own.
     """
 
     key: str
@@ -59,27 +63,30 @@ class Clip:
     members: tuple[tuple[int, int, str], ...] = ()
     group: str = ""
     half: bool = False
+    recording: str = ""
 
 
 @dataclass(frozen=True)
 class Footage:
-    """What is audited: its clips, a digest of all of it (a manifest's own, where there is one), and what it is."""
+    """What is audited: its clips, a digest of all of it (a manifest's own, where there is one), and what it is.
+    `passed_over` are files beside them that nobody looks at, as their names are not those of videos.
+    """
 
     clips: tuple[Clip, ...]
     digest: str
     corpus: Corpus | None
+    passed_over: tuple[str, ...] = ()
 
 
 def open_footage(root: Address) -> Footage:
     """The clips at `root`. Raises UserError where there are none."""
     if isinstance(root, Remote) or (root / MANIFEST).exists():
         corpus = Corpus.open(root)
-        clips = tuple(Clip(key, str(root), number) for number, key in enumerate(corpus.keys))
-        return Footage(clips, corpus.manifest.digest, corpus)
+        return Footage(tuple(packed_clips(corpus, str(root))), corpus.manifest.digest, corpus)
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; name a corpus, a folder of .tar shards, or a folder of videos")
-    tars = sorted(root.glob("*.tar"))
-    files = tars or [path for path in sorted(root.rglob("*")) if path.suffix[1:].lower() in VIDEO]
+    tars, found = sorted(root.glob("*.tar")), visible_files(root)
+    files = tars or [path for path in found if path.suffix[1:].lower() in VIDEO]
     clips = (
         [clip for path in tars for clip in tar_clips(path)]
         if tars
@@ -90,7 +97,25 @@ def open_footage(root: Address) -> Footage:
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(root)} {path.stat().st_size} {sha256_of(path)}\n".encode(errors="replace"))
-    return Footage(tuple(clips), digest.hexdigest(), None)
+    passed_over = tuple(
+        str(path.relative_to(root)) for path in found if path not in set(files) and path.name not in KNOWN_BESIDE
+    )
+    return Footage(tuple(clips), digest.hexdigest(), None, passed_over)
+
+
+def visible_files(root: Path) -> list[Path]:
+    """All files below `root`, but for hidden ones and those in hidden folders, such as the masks of a removal."""
+    return [
+        path
+        for path in sorted(root.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+
+
+def packed_clips(corpus: Corpus, place: str, prefix: str = "", group: str = "") -> Iterator[Clip]:
+    """The samples of a corpus of ours at `place`."""
+    for number, key in enumerate(corpus.keys):
+        yield Clip(f"{prefix}{key}", place, number, group=group, recording=str(corpus.group[number]))
 
 
 def tar_clips(path: Path) -> Iterator[Clip]:
@@ -99,7 +124,9 @@ def tar_clips(path: Path) -> Iterator[Clip]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
-                key, _, extension = member.name.rpartition("/")[2].partition(".")
+                folder, slash, name = member.name.rpartition("/")
+                key, _, extension = name.partition(".")
+                key = f"{folder}{slash}{key}"  # names may repeat from folder to folder
                 last = extension.rpartition(".")[2].lower()
                 where = (member.offset_data, member.size, last)
                 if member.isfile() and last in VIDEO:
@@ -164,6 +191,15 @@ def _packed(corpus: Corpus, sample: int) -> Iterator[Picture]:
     with os.fdopen(corpus.open_shard(int(corpus.shard[sample])), "rb") as file:
         members = dict(zip(payload, read_spans(file, corpus.spans[sample].tolist())))
     yield from decode_frames(members, corpus.manifest.codec, int(corpus.frames[sample]))
+
+
+def clip_holes(clip: Clip) -> NDArray[np.bool_] | None:
+    """Where a sample of a corpus was filled in, in cells (T, rows, columns), where its removal record says so."""
+    corpus, sample = _corpus(clip.place), clip.number
+    with os.fdopen(corpus.open_shard(int(corpus.shard[sample])), "rb") as file:
+        offset, size = corpus.sidecars[sample].tolist()
+        (sidecar,) = read_spans(file, [(offset, size)])
+    return read_holes(sidecar, int(corpus.frames[sample]), int(corpus.width[sample]), int(corpus.height[sample]))
 
 
 @cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -25,10 +26,10 @@ from understudy.privacy.audit import (
     removal_weights,
     worst,
 )
-from understudy.privacy.audit_clips import Clip, Footage, Shape, clip_frames, open_footage, pictures_of
+from understudy.privacy.audit_clips import Clip, Footage, Shape, clip_frames, clip_holes, open_footage, pictures_of
 from understudy.privacy.canary import canary_clips
-from understudy.privacy.check_shards import check_footage
-from understudy.privacy.leak import Leak, artefact_features, probe
+from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage
+from understudy.privacy.leak import BY_OUTLINES, Leak, artefact_features, outline_features, probe
 from understudy.privacy.report import Shot, page
 from understudy.shards.audited import save_audit
 from understudy.shards.errors import UserError
@@ -56,13 +57,17 @@ def run_audit(
     workers: int = 0,
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Audit what lies at `root`, write the results into the folder `out` and return what `audit.json` says.
+    """Audit what lies at `root`, write `audit.json` into the folder `out` and the page to `page_place`, and return
+    what the page says: as `audit.json`, with the names of files.
 
     `attribute` maps keys to a value each; `fps` and `short_side` are for video that is not packed. Raises UserError
     where there is nothing to audit, weights are missing, or a detector took part in the removal.
     """
     if not out.is_dir():
         raise UserError(f"{out}: no such folder for the audit; make it first")
+    place = page_place(root, out)
+    if not os.access(place.parent, os.W_OK):
+        raise UserError(f"{place.parent}: the page can't be written there; name a folder with --out")
     detectors = load_detectors(config)
     footage = open_footage(root)
     removed_with = removal_weights(root, footage.corpus)
@@ -73,20 +78,69 @@ def run_audit(
         shape = Shape(manifest.fps, manifest.short_side, manifest.codec)
     clips = choose_clips(footage, config)
     known = canary_clips(canaries, halves=halves) if canaries else []
+    # What can be wrong is found before hours of looking.
+    _check_attribute(footage, attribute)
+    _check_canaries(known, shape, workers)
+    findings = check_footage(root, footage.corpus, names, progress=progress)
     looked = look_at_all([*clips, *known], shape, config, workers=workers, progress=progress)
     own, of_canaries = looked[: len(clips)], looked[len(clips) :]
-    findings = check_footage(root, footage.corpus, names, progress=progress)
     body = {
         "name": footage.corpus.manifest.name if footage.corpus else root.name,
-        **conclude(footage, own, of_canaries, config),
+        **conclude(footage, own, of_canaries, shape, config),
         "removed_with": sorted(removed_with),
         "findings": findings.rows(),
+        "passed_over": footage.passed_over,
         "leaks": _leaks(footage, clips, shape, attribute, workers, progress),
     }
-    save_audit(out, body)
+    save_audit(out, publishable(body))
     shots = [shot for one in worst(own, WORST_SHOWN) if (shot := _shot(one, shape)) is not None]
-    write_atomic(out / "audit.html", page(body, shots).encode())
+    write_atomic(place, page(body, shots).encode())
     return body
+
+
+def page_place(root: Address, out: Path) -> Path:
+    """Where the page goes: into `out`, but beside what is audited if that is the same, as it shows frames."""
+    if isinstance(root, Path) and out.resolve().is_relative_to(root.resolve()):
+        return root.resolve().with_name(f"{root.resolve().name}-{PAGE}")
+    return out / PAGE
+
+
+def publishable(body: Mapping[str, Any]) -> dict[str, Any]:
+    """What of an audit names no file: of keys those that are keyed hashes or numbers, of findings kind and count."""
+    told = {name: value for name, value in body.items() if name != "passed_over"}
+    told["findings"] = [{"what": row["what"], "count": row["count"]} for row in body["findings"]]
+    told["worst"] = [
+        {**row, "key": row["key"] if SILENT_KEY.fullmatch(row["key"]) else None, "unread": bool(row["unread"])}
+        for row in body["worst"]
+    ]
+    return told
+
+
+def _check_attribute(footage: Footage, attribute: Mapping[str, str] | None) -> None:
+    if attribute is None:
+        return
+    if footage.corpus is None:
+        raise UserError("--attribute: only a corpus has the keys that it is about; leave it out")
+    if attribute.keys().isdisjoint(footage.corpus.keys):
+        raise UserError("--attribute: none of its keys is in the corpus")
+
+
+def _check_canaries(clips: Sequence[Clip], shape: Shape, workers: int) -> None:
+    results = confined_map(partial(_unreadable, shape), clips, workers=workers, patience_s=PATIENCE_S)
+    for clip, reason in zip(clips, results):
+        if reason:
+            said = reason.reason if isinstance(reason, Lost) else reason
+            raise UserError(f"{clip.key}: can't be read ({said}); take it out of the canaries")
+
+
+def _unreadable(shape: Shape, clip: Clip, beat: Beat) -> str:
+    """Runs in a worker process."""
+    try:
+        for _ in clip_frames(clip, shape):
+            beat()
+    except (RefusedError, ValueError, OSError) as error:
+        return str(error) or "it is damaged"
+    return ""
 
 
 def read_attribute(path: Path) -> dict[str, str]:
@@ -124,19 +178,24 @@ def _leaks(
     work = partial(_features, shape)
     results = confined_map(work, probed, workers=workers, patience_s=PATIENCE_S)
     bar = tqdm(results, total=len(probed), desc="leak", unit="clip", disable=None if progress else True)
-    rows = [(clip, features) for clip, features in zip(probed, bar) if isinstance(features, np.ndarray)]
-    if not rows:
-        return {}
-    features = np.stack([row for _, row in rows])
-    numbers = [clip.number for clip, _ in rows]
-    groups = corpus.group[numbers].tolist()
-    leaks = {"action": probe(features, corpus.label[numbers].tolist(), groups)}
-    if attribute is not None:
-        known = [index for index, (clip, _) in enumerate(rows) if clip.key in attribute]
+    rows = [(clip, found) for clip, found in zip(probed, bar) if not isinstance(found, Lost)]
+
+    def told(kind: int, values: Mapping[str, object]) -> Leak | None:
+        """How well features of that kind tell the values of keys."""
+        known = [(clip, row) for clip, found in rows if clip.key in values and (row := found[kind]) is not None]
         if not known:
-            raise UserError("--attribute: none of its keys is in the corpus")
-        values = [attribute[rows[index][0].key] for index in known]
-        leaks["attribute"] = probe(features[known], values, [groups[index] for index in known])
+            return None
+        groups = corpus.group[[clip.number for clip, _ in known]].tolist()
+        return probe(np.stack([row for _, row in known]), [values[clip.key] for clip, _ in known], groups)
+
+    labels = dict(zip(corpus.keys, corpus.label.tolist()))
+    leaks = {"action": told(0, labels)}
+    if attribute is not None:
+        leaks["attribute"] = told(0, attribute)
+    if any(outlines is not None for _, (_, outlines) in rows):
+        leaks[f"action{BY_OUTLINES}"] = told(1, labels)
+        if attribute is not None:
+            leaks[f"attribute{BY_OUTLINES}"] = told(1, attribute)
     return {name: None if leak is None else _told(leak) for name, leak in leaks.items()}
 
 
@@ -144,9 +203,11 @@ def _told(leak: Leak) -> dict[str, float]:
     return {**asdict(leak), "over_chance": leak.over_chance}
 
 
-def _features(shape: Shape, clip: Clip, beat: Beat) -> np.ndarray | Lost:
-    """Runs in a worker process."""
+def _features(shape: Shape, clip: Clip, beat: Beat) -> tuple[np.ndarray, np.ndarray | None] | Lost:
+    """Features of a clip's traces, and of the outlines of its holes where they were kept. Runs in a worker process."""
     try:
-        return artefact_features(islice(clip_frames(clip, shape), PROBED_FRAMES))
+        holes = clip_holes(clip)
+        outlines = None if holes is None else outline_features(holes[:PROBED_FRAMES])
+        return artefact_features(islice(clip_frames(clip, shape), PROBED_FRAMES)), outlines
     except (RefusedError, ValueError, OSError) as error:
         return Lost(str(error))

@@ -1,14 +1,15 @@
 """Confidence bounds that hold for any sample size: of a share, of a mean of shares, and of what a detector missed.
 
-Clips are the unit, never frames: the frames of a clip show the same thing, and treating them as independent would make
-every bound look better by the length of a clip. docs/audit.md has the assumptions in words.
+Recordings are the unit, or clips where nobody knows which of them are of one recording; never frames. What is of one
+recording shows the same thing, and treating it as independent would make every bound look better by the number of clips
+in it. docs/audit.md has the assumptions in words.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -93,6 +94,34 @@ def _largest(holds: Callable[[float], bool], low: float) -> float:
 
 
 @dataclass(frozen=True)
+class Clips:
+    """A value in 0..1 for each clip of a group, and the recording that each is of."""
+
+    values: Sequence[float]
+    recordings: Sequence[object]
+
+    def upper(self, alpha: float) -> float:
+        """Upper bound of the mean over clips, recordings being independent; 1 without clips."""
+        units, scale = self._units(self.values)
+        whole = len(units) > 0 and bool(np.isin(units, (0, 1)).all())
+        bound = share_upper(int(units.sum()), len(units), alpha) if whole else mean_upper(units, alpha)
+        return min(1.0, scale * bound)
+
+    def lower(self, alpha: float) -> float:
+        """Lower bound of the mean over clips; 0 without clips."""
+        return 1 - replace(self, values=[1 - value for value in self.values]).upper(alpha)
+
+    def _units(self, values: Sequence[float]) -> tuple[Floats, float]:
+        """A value in 0..1 for each recording, and what their mean is to be multiplied by to be that over clips."""
+        if not values:
+            return np.zeros(0), 1.0
+        _, number, sizes = np.unique([str(name) for name in self.recordings], return_inverse=True, return_counts=True)
+        largest = int(sizes.max())
+        sums = np.bincount(number, np.asarray(values, np.float64), len(sizes))
+        return sums / largest, largest * len(sizes) / len(values)
+
+
+@dataclass(frozen=True)
 class Residual:
     """How much is left, at most: `found` as counted, `seen` at least that share of what there is (by the worst group
     of canaries), so at most `bound` is left; None where no canaries say how much is seen. `least` is what the bound
@@ -106,33 +135,21 @@ class Residual:
     least: float | None
 
 
-def residual_clips(found: int, clips: int, canaries: Mapping[str, tuple[int, int]], alpha: float) -> Residual:
-    """The share of clips in which somebody is left, with confidence 1 - `alpha`.
-
-    `found` of `clips` have a hit; `canaries` are (found, clips) by group. With s the chance that a clip with somebody
-    in it is found and p = s * (share with somebody) that of a find: p <= upper(found) but for alpha / 2, and
-    s >= lower(canaries) but for alpha / 2, over all k groups, so that each gets alpha / 2k. Both hold with 1 - alpha,
-    and then the share is at most upper / lower. False alarms only add to `found`.
-    """
-    upper = share_upper(found, clips, alpha / 2)
-    lowers = [share_lower(hit, total, alpha / 2 / len(canaries)) for hit, total in canaries.values()]
-    return _residual(found / max(clips, 1), upper, share_upper(0, clips, alpha / 2), lowers)
-
-
-def residual_frames(shares: Sequence[float], canaries: Mapping[str, Sequence[float]], alpha: float) -> Residual:
-    """The chance that a frame drawn from a clip drawn at random shows somebody, with confidence 1 - `alpha`.
+def residual(shares: Clips, canaries: Mapping[str, Clips], alpha: float) -> Residual:
+    """What chance a frame drawn from a clip drawn at random has to show somebody, with confidence 1 - `alpha`.
 
     `shares` is, for every clip, the share of its frames with a hit; `canaries` the same by group, of frames that all
-    show somebody. As `residual_clips`, with bounds of means in the place of bounds of shares.
+    show somebody. With s the chance that a frame with somebody in it is found and p = s * (share with somebody) that of
+    a find: p <= upper(shares) but for alpha / 2, and s >= lower(canaries) but for alpha / 2, over all k groups, so that
+    each gets alpha / 2k. Both hold with 1 - alpha, and then the share is at most upper / lower. False alarms only add.
+
+    The same bounds the share of clips that show somebody, if `shares` are 1 for clips with a hit and 0 for the others:
+    of such a clip a single frame may show somebody, so that it is found with at least the chance of a frame, not of a
+    canary. This takes every frame to be looked at.
     """
-    upper = mean_upper(shares, alpha / 2)
-    lowers = [mean_lower(group, alpha / 2 / len(canaries)) for group in canaries.values()]
-    least = mean_upper(np.zeros(len(shares)), alpha / 2)
-    return _residual(float(np.mean(shares)) if len(shares) else 0.0, upper, least, lowers)
-
-
-def _residual(found: float, upper: float, least: float, lowers: Sequence[float]) -> Residual:
-    seen = min(lowers, default=None)
+    upper, least = shares.upper(alpha / 2), replace(shares, values=[0.0] * len(shares.values)).upper(alpha / 2)
+    found = float(np.mean(shares.values)) if shares.values else 0.0
+    seen = min((group.lower(alpha / 2 / len(canaries)) for group in canaries.values()), default=None)
     if seen is None:
         return Residual(found, upper, None, None, None)
     bound, least = (min(1.0, share / seen) if seen > 0 else 1.0 for share in (upper, least))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from understudy.privacy.audit_clips import VIDEO, Clip
+from understudy.privacy.audit_clips import VIDEO, Clip, packed_clips, visible_files
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import MANIFEST, Corpus
 
@@ -21,7 +21,7 @@ def canary_clips(folder: Path, *, halves: bool = False) -> list[Clip]:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder of canaries; put videos of people in it, in a folder for each group")
     clips = _group(folder, "canaries", deep=False)
-    for inner in sorted(path for path in folder.iterdir() if path.is_dir()):
+    for inner in sorted(path for path in folder.glob("[!.]*") if path.is_dir()):
         clips += _group(inner, inner.name, deep=True)
     if not clips:
         raise UserError(f"{folder}: neither videos nor a corpus in it to use as canaries")
@@ -32,9 +32,8 @@ def canary_clips(folder: Path, *, halves: bool = False) -> list[Clip]:
 
 def _group(folder: Path, group: str, deep: bool) -> list[Clip]:
     if (folder / MANIFEST).exists():
-        corpus = Corpus.open(folder)
-        return [Clip(f"canary/{key}", str(folder), number, group=group) for number, key in enumerate(corpus.keys)]
-    paths = sorted(folder.rglob("*") if deep else folder.glob("*"))
+        return list(packed_clips(Corpus.open(folder), str(folder), "canary/", group))
+    paths = visible_files(folder) if deep else sorted(folder.glob("[!.]*"))
     return [
         Clip(f"canary/{group}/{path.relative_to(folder)}", str(path), group=group)
         for path in paths

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from understudy.privacy.leak import BY_OUTLINES
 from understudy.shards.audited import load_audit
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
@@ -51,7 +53,7 @@ def gather(root: Address) -> Facts:
         audit = load_audit(root, manifest.digest)
     refused: Counter[str] = Counter()
     with suppress(FileNotFoundError, MissingError):
-        refused.update(str(json.loads(line)["reason"]) for line in read_address(root / REFUSED).splitlines())
+        refused.update(_nameless(str(json.loads(line)["reason"])) for line in read_address(root / REFUSED).splitlines())
     return Facts(manifest, audit, _removal(Corpus.open(root)), refused)
 
 
@@ -154,19 +156,36 @@ def audit_lines(facts: Facts) -> list[str]:
         lines.append("No canaries were used, so there is no bound on what the detectors missed.")
     else:
         lines.append(
-            f"With {body['confidence']:.0%} confidence at most {1000 * frames['bound']:.2f} of 1,000 frames and "
-            f"{1000 * clips['bound']:.1f} of 1,000 clips show somebody, provided that people who were left are as easy "
-            f"to see as the canaries ({', '.join(body['canaries'])}). This is no guarantee that nobody is left."
+            f"With {body['confidence']:.0%} confidence at most {1000 * frames['bound']:.2f} of 1,000 frames"
+            + ("" if clips["bound"] is None else f" and {1000 * clips['bound']:.1f} of 1,000 clips")
+            + " show somebody, provided that people who were left are as easy to see as the canaries "
+            f"({', '.join(body['canaries'])}), and that {_independent(looked)} are independent. This is no guarantee "
+            "that nobody is left."
         )
     for name, leak in body["leaks"].items():
         if leak is not None:
             lines.append(
-                f"A linear probe tells the {name} from traces of the filling in {leak['accuracy']:.1%} of clips "
-                f"({leak['low']:.1%} to {leak['high']:.1%}); guessing gives {leak['chance']:.1%}."
+                f"A linear probe tells the {name.removesuffix(BY_OUTLINES)} from {_told_by(name)} in "
+                f"{leak['accuracy']:.1%} of clips ({leak['low']:.1%} to {leak['high']:.1%}); guessing gives "
+                f"{leak['chance']:.1%}."
             )
     found = ", ".join(f"{row['what']} ({row['count']:,})" for row in body["findings"])
     lines.append(f"Beyond pixels the audit found: {found or 'nothing'}.")
     return lines
+
+
+def _independent(looked: Mapping[str, Any]) -> str:
+    same = looked["recordings"] == looked["clips"]
+    return "clips, of which nobody knows the recordings," if same else f"its {looked['recordings']:,} recordings"
+
+
+def _told_by(leak: str) -> str:
+    return "the outlines in the removal records" if leak.endswith(BY_OUTLINES) else "traces of the filling"
+
+
+def _nameless(reason: str) -> str:
+    """A reason for refusing a source, without what may be the name of a file, and without its numbers."""
+    return re.sub(r"\d+", "#", re.sub(r"'[^']*'|\S*[/\\]\S*|\S+\.[A-Za-z]\w{1,4}\b", "...", reason))
 
 
 def datasheet(facts: Facts) -> str:

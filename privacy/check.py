@@ -1,29 +1,21 @@
 """What a media file holds besides pixels: tags, places, dates, sound, captions, user data. Never what the pixels show.
 
 The same function looks at our packed samples and at anyone's originals, so that finding nothing in the former means
-something. Tars, keys and sidecars are in `check_shards.py`.
+something. Pictures are in `check_pictures.py`; tars, keys and sidecars in `check_shards.py`.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from understudy.privacy.check_pictures import Finding, check_picture
 from understudy.shards.container import open_container
 
 if TYPE_CHECKING:
     from av.container import InputContainer
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that is not pixels: `what` in a word (location, date, sound ...), `detail` says where and which."""
-
-    what: str
-    detail: str
 
 
 # Tags without which no file is written, with the values that say nothing.
@@ -41,20 +33,19 @@ _MARKS = {
     b"http://ns.adobe.com/xap": "XMP",
     b"<x:xmpmeta": "XMP",
     b"Exif\0\0": "EXIF",
-    b"gpmd": "location",
 }
 _TAG_KINDS = (
     ("location", "location"), ("gps", "location"), ("xyz", "location"), ("date", "date"), ("time", "date"),
     ("make", "device"), ("model", "device"), ("software", "device"), ("firmware", "device"),
 )  # fmt: skip
-_LONG_MARK = 7
 
 
 def check_media(source: Path | bytes) -> list[Finding]:
-    """Everything but pixels in a video or JPEG file. A file that no one can open gives one finding, `unreadable`."""
+    """Everything but pixels in a video or picture. A file that no one can open gives one finding, `unreadable`."""
     data = source.read_bytes() if isinstance(source, Path) else source
-    if data[:2] == b"\xff\xd8":
-        return list(check_jpeg(data))
+    in_picture = check_picture(data)
+    if in_picture is not None:
+        return list(in_picture)
     findings = [*_marks(data), *_tracks(data)]
     if data[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
         findings += _boxes(data)
@@ -63,7 +54,7 @@ def check_media(source: Path | bytes) -> list[Finding]:
 
 def _marks(data: bytes) -> Iterator[Finding]:
     for mark, what in _MARKS.items():
-        if len(mark) >= _LONG_MARK and mark in data:
+        if mark in data:
             yield Finding(what, f"the bytes {mark.decode('latin-1')!r}")
 
 
@@ -244,43 +235,3 @@ def _length_prefixed(data: bytes, prefix: int) -> Iterator[bytes]:
 
 def _started(data: bytes) -> Iterator[bytes]:
     yield from (unit for unit in data.split(b"\0\0\1")[1:] if unit)
-
-
-# --- JPEG ---
-
-_PICTURE = {0xC0, 0xC1, 0xC2, 0xC4, 0xDA, 0xDB, 0xDD}
-
-
-def check_jpeg(data: bytes) -> Iterator[Finding]:
-    """Segments of a JPEG that hold no picture data, anywhere up to its end, and bytes after that."""
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            yield Finding("unreadable", f"no JPEG segment at byte {position}")
-            return
-        kind = data[position + 1]
-        if kind == 0xD9:
-            break
-        size = int.from_bytes(data[position + 2 : position + 4], "big")
-        content = data[position + 4 : position + 2 + size]
-        if kind == 0xE0 and content[:5] == b"JFIF\0" and len(content) == 14:
-            pass  # the plain mark, without a thumbnail
-        elif kind == 0xFE:
-            yield Finding("comment", "a JPEG comment")
-        elif kind not in _PICTURE:
-            what = "EXIF" if content[:4] == b"Exif" else "XMP" if b"adobe.com/xap" in content[:32] else "JPEG segment"
-            yield Finding(what, f"JPEG segment FF{kind:02X}")
-        position += 2 + size
-        if kind == 0xDA:
-            position = _scan_end(data, position)
-    if position + 2 < len(data):
-        yield Finding("trailing bytes", f"{len(data) - position - 2} bytes after the picture")
-
-
-def _scan_end(data: bytes, position: int) -> int:
-    """Where the next marker stands that is neither a stuffed byte nor a restart."""
-    while (position := data.find(b"\xff", position)) >= 0 and position + 1 < len(data):
-        if data[position + 1] != 0 and not 0xD0 <= data[position + 1] <= 0xD7:
-            return position
-        position += 2
-    return len(data)

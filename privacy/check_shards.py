@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import hmac
 import json
@@ -15,18 +16,29 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, BinaryIO, cast
 
+import zstandard
 from tqdm import tqdm
 
-from understudy.privacy.audit_clips import IMAGE, VIDEO
-from understudy.privacy.check import Finding, check_jpeg, check_media
+from understudy.privacy.audit_clips import IMAGE, VIDEO, visible_files
+from understudy.privacy.check import check_media
+from understudy.privacy.check_pictures import Finding, check_jpeg
+from understudy.privacy.removal_record import CLIPS, HOLES
+from understudy.shards.errors import UserError
+from understudy.shards.fetch import read_address
 from understudy.shards.frames import split_jpegs
-from understudy.shards.manifest import MANIFEST, REFUSED, Corpus
+from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Corpus, Sample
 from understudy.shards.remote import Address, Remote
 
 # Of KEY.json. Whatever else a sidecar holds, it came from somewhere.
 SIDECAR = {"label", "frames", "fps", "size", "duration", "kind", "removal"}
 # A keyed hash, or a number that says no more than where a sample lies.
-_SILENT_KEY = re.compile(r"[0-9a-f]{32}|[0-9]{1,12}")
+SILENT_KEY = re.compile(r"[0-9a-f]{32}|[0-9]{1,12}")
+_KEYED = re.compile(r"[0-9a-f]{32}")
+# Of a sample: what is looked into here, and nothing else. A name in two parts may hold a word.
+MEMBER = {*VIDEO, *IMAGE, "json", "mjpg", "off"}
+PAGE = "audit.html"
+_NAMING = {REFUSED, CLIPS}
+PIECE = 1 << 24
 _PATH = re.compile(r"[/\\]|\.(?:mp4|avi|mkv|webm|mov|jpg|png)\b", re.IGNORECASE)
 # Secrets that are no secret: none at all, and the demo corpora's.
 _KNOWN_SECRETS = (b"", b"secret", b"understudy", b"demo keys hide nothing")
@@ -62,41 +74,103 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     if corpus is None:
         assert isinstance(root, Path)
         tars = sorted(root.glob("*.tar"))
-        files = tars or [path for path in sorted(root.rglob("*")) if path.suffix[1:].lower() in VIDEO]
+        files = tars or [path for path in visible_files(root) if path.suffix[1:].lower() in VIDEO]
+        _check_beside(root, findings)
         for path in tqdm(files, desc="check", unit="file", disable=None if progress else True):
-            if path.suffix == ".tar":
-                with path.open("rb") as file:
-                    _check_tar(path.name, file, findings, needles, linked)
-            else:
-                findings.add(path.name, check_media(path))
+            with path.open("rb") as file:
+                _raw(path.name, file, findings, needles)
+                if path.suffix == ".tar":
+                    _check_tar(path.name, file, findings, linked)
+                else:
+                    findings.add(path.name, check_media(path))
         return findings
     for number in tqdm(
         range(len(corpus.manifest.shards)), desc="check", unit="shard", disable=None if progress else True
     ):
         with os.fdopen(corpus.open_shard(number), "rb") as file:
-            _check_tar(corpus.manifest.shards[number].url, file, findings, needles, linked)
+            shard = corpus.manifest.shards[number]
+            if _raw(shard.url, file, findings, needles) != shard.sha256:
+                raise UserError(
+                    f"{root / shard.url}: not the bytes that the manifest names; run: understudy lint {root}"
+                )
+            _check_tar(shard.url, file, findings, linked)
     findings.add(MANIFEST, _names_in(corpus.manifest.to_json().encode(), needles))
-    if not isinstance(root, Remote) and (root / REFUSED).exists() and (root / REFUSED).stat().st_size:
-        findings.add(REFUSED, [Finding("source names", "lists refused sources; move it out of the corpus")])
+    findings.add(SAMPLES, _check_rows(read_address(root / SAMPLES), needles, linked))
+    if not isinstance(root, Remote):
+        _check_beside(root, findings)
+        for path in visible_files(root):
+            if path.suffix in (".idx", ".json", ".md", ".csv") and path.name != MANIFEST:
+                findings.add(path.name, _names_in(path.read_bytes(), needles))
     return findings
 
 
-def _check_tar(
-    name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes], linked: Mapping[str, str]
-) -> None:
+def _check_beside(root: Path, findings: Findings) -> None:
+    """What a packer, a removal and an audit leave for their owner's eyes."""
+    for path in sorted(root.iterdir()):
+        if path.name in _NAMING and path.stat().st_size:
+            findings.add(path.name, [Finding("source names", "names sources; move it out of what you publish")])
+        elif path.name == HOLES or path.name.endswith(PAGE):
+            findings.add(
+                path.name, [Finding("frames", "shows where people were, or may be; move it out of what you publish")]
+            )
+
+
+def _raw(name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes]) -> str:
+    """Look for names in all bytes of a file, whatever they are, and leave it as it was; its SHA-256."""
+    digest, overlap, before = hashlib.sha256(), max(map(len, needles), default=1) - 1, b""
+    found: dict[Finding, None] = {}
+    file.seek(0)
+    while piece := file.read(PIECE):
+        digest.update(piece)
+        found |= dict.fromkeys(_names_in(before + piece, needles))
+        before = piece[-overlap:] if overlap else b""
+    findings.add(name, found)
+    file.seek(0)
+    return digest.hexdigest()
+
+
+def _check_rows(data: bytes, needles: Sequence[bytes], linked: Mapping[str, str]) -> Iterator[Finding]:
+    """The sample table: its fields, keys and groups."""
+    text = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
+    fields = {item.name for item in dataclasses.fields(Sample)}
+    for line in text.splitlines():
+        row = json.loads(line)
+        if others := row.keys() - fields:
+            yield Finding("sample table", f"fields {', '.join(sorted(others))}")
+        for what, allowed in (("key", SILENT_KEY), ("group", _KEYED)):
+            value = str(row.get(what, ""))
+            if value in linked:
+                yield Finding(f"linkable {what}", f"is {linked[value]}")
+            elif value and not allowed.fullmatch(value):
+                yield Finding(f"telling {what}", f"{value!r} is no keyed hash")
+    yield from _names_in(text + data, needles)
+
+
+def _check_tar(name: str, file: BinaryIO, findings: Findings, linked: Mapping[str, str]) -> None:
     members: dict[str, dict[str, bytes]] = {}
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
             findings.add(f"{name}/{member.name}", _header(member))
-            key, _, extension = member.name.rpartition("/")[2].partition(".")
+            if not member.isfile():
+                continue
+            folder, slash, base = member.name.rpartition("/")
+            key, _, extension = base.partition(".")
+            key = f"{folder}{slash}{key}"
             if members and key not in members:
-                _check_sample(name, members, findings, needles)
+                _check_sample(name, members, findings)
                 members.clear()
-            handle = archive.extractfile(member)
-            members.setdefault(key, {})[extension] = handle.read() if handle else b""
+            content = archive.extractfile(member)
+            assert content is not None  # of a file
+            members.setdefault(key, {})[extension] = content.read()
             if key in linked:
                 findings.add(f"{name}/{key}", [Finding("linkable key", f"is {linked[key]}")])
-    _check_sample(name, members, findings, needles)
+        end = archive.offset
+    _check_sample(name, members, findings)
+    file.seek(end)
+    while piece := file.read(PIECE):
+        if any(piece):
+            findings.add(name, [Finding("trailing bytes", "bytes after the tar's end")])
+            break
 
 
 def _header(member: tarfile.TarInfo) -> Iterator[Finding]:
@@ -106,13 +180,15 @@ def _header(member: tarfile.TarInfo) -> Iterator[Finding]:
         yield Finding("tar time", f"{int(member.mtime)}")
     if member.pax_headers:
         yield Finding("tar header", f"extended header {', '.join(sorted(member.pax_headers))}")
-    if not _SILENT_KEY.fullmatch(member.name.partition(".")[0]):
+    if not member.isfile():
+        yield Finding("tar member", "a link or folder" + (f" to {member.linkname!r}" if member.linkname else ""))
+    elif member.name.partition(".")[2].lower() not in MEMBER:
+        yield Finding("tar member", f"{member.name!r}: neither video, nor picture, nor KEY.json")
+    if not SILENT_KEY.fullmatch(member.name.partition(".")[0]):
         yield Finding("telling key", f"{member.name!r} is neither a keyed hash nor a number")
 
 
-def _check_sample(
-    shard: str, members: dict[str, dict[str, bytes]], findings: Findings, needles: Sequence[bytes]
-) -> None:
+def _check_sample(shard: str, members: dict[str, dict[str, bytes]], findings: Findings) -> None:
     for key, parts in members.items():
         where = f"{shard}/{key}"
         for extension, data in parts.items():
@@ -123,10 +199,9 @@ def _check_sample(
                 for jpeg in split_jpegs(parts, len(parts["off"]) // 8 - 1):
                     findings.add(where, check_jpeg(jpeg))
             elif last in VIDEO | IMAGE:
-                findings.add(where, check_media(data) if last != "png" else ())
-            elif last in ("txt", "csv", "srt", "vtt", "wav", "mp3", "flac", "npy"):
-                findings.add(where, [Finding("side file", f"member .{extension}")])
-            findings.add(where, _names_in(data, needles))
+                findings.add(where, check_media(data))
+            elif last == "off" and len(data) % 8:
+                findings.add(where, [Finding("tar member", "an index that is none")])
 
 
 def _sidecar(data: bytes) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""People by an SSD on MobileNetV2 with a class for them: what MediaPipe's Objectron looks for objects with first.
+"""People, and shoes, by an SSD on MobileNetV2 with classes for them: what MediaPipe's Objectron looks for first.
 
 It learnt from Open Images v4, which shows people from all sides and at any distance. The weights lie in Objectron's
 npm package (Apache-2.0), which holds its files end to end.
@@ -29,8 +29,10 @@ MODEL = Packaged(
 NAME = "mediapipe-objectron/object_detection_ssd_mobilenetv2_oidv4_fp16.tflite"
 PACKED = slice(184, 9_987_912)  # of that file, by its own table of contents
 SIDE = 300
-PERSON = 4  # of 24 classes
-SCORE = 0.5  # its scores hardly go beyond 0.7; of what is nobody they seldom get here
+# Of its 24 classes those that mean somebody, and the least scores. Scores of people hardly go beyond 0.7; of what is
+# nobody they seldom get here. Shoes show where no more of a person is in the picture than the feet.
+PERSON, FOOTWEAR = 4, 19
+LEAST = {PERSON: 0.5, FOOTWEAR: 0.55}
 # SSD's anchors: on six maps, from 19 x 19 cells to one, boxes of sizes evenly from a fifth of the picture to 0.95.
 CELLS = (19, 10, 5, 3, 2, 1)
 SMALLEST, LARGEST = 0.2, 0.95
@@ -60,7 +62,7 @@ class OpenImages:
         return OpenImages(Net(data), tuple(tiles))
 
     def __call__(self, frames: Frames) -> list[list[Hit]]:
-        """The people in each of `frames`, RGB uint8 (T, H, W, 3)."""
+        """The people in each of `frames`, RGB uint8 (T, H, W, 3), or their shoes."""
         boxes = parts(frames.shape[1], frames.shape[2], self.tiles)
         return [strongest([hit for box in boxes for hit in self._look(frame, box)]) for frame in frames]
 
@@ -71,8 +73,9 @@ class OpenImages:
         method = cv2.INTER_AREA if min(width, height) > SIDE else cv2.INTER_LINEAR
         picture = cv2.resize(frame[y0:y1, x0:x1], (SIDE, SIDE), interpolation=method)
         regressed, logits = self.net(picture.astype(np.float32) / np.float32(127.5) - 1)
-        scores = 1 / (1 + np.exp(-logits[:, PERSON].clip(-80, 80)))
-        found = np.flatnonzero(scores > SCORE)
+        scores = 1 / (1 + np.exp(-logits[:, list(LEAST)].clip(-80, 80)))
+        scores = np.where(scores > list(LEAST.values()), scores, 0).max(1)
+        found = np.flatnonzero(scores)
         y, x, h, w = (regressed[found] / np.array(STEPS, np.float32)).T
         centre_y, centre_x, anchor_h, anchor_w = anchors()[found].T
         middle_y, middle_x = y * anchor_h + centre_y, x * anchor_w + centre_x

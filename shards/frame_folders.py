@@ -76,21 +76,21 @@ def read_video_or_frames(
     for k in range(math.ceil(len(files) / step)):
         index = math.floor(k * step)
         if index != shown:
-            shown, pixels = index, _picture(replace(source, path=files[index]), short_side)
+            shown, pixels = index, _picture(replace(source, path=files[index]), index, short_side)
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise RefusedError("its picture changes shape midway")
         yield pixels
 
 
-def _picture(source: Source, short_side: int) -> NDArray[np.uint8]:
+def _picture(source: Source, number: int, short_side: int) -> NDArray[np.uint8]:
     assert source.path is not None
     if source.path.suffix.lower() in (".jpg", ".jpeg"):
         # FFmpeg paints the rest of a picture that is cut off grey, and says nothing. Coded data never holds an EOI.
         data = source.path.read_bytes()
         if data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-            raise RefusedError(f"{source.path.name} is cut off")
+            raise RefusedError(f"picture {number} is cut off")
     frames = list(read_video(source, fps=1, short_side=short_side))
     if len(frames) != 1:
-        raise RefusedError(f"{source.path.name} is not a single picture")
+        raise RefusedError(f"picture {number} is not a single picture")
     return frames[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,9 +18,9 @@ from PIL import Image
 
 import understudy.privacy.audit as audit
 from understudy.privacy.audit import AuditConfig, check_independent, look
-from understudy.privacy.audit_clips import Clip, Shape, halved, open_footage
+from understudy.privacy.audit_clips import Clip, Shape, halved, open_footage, tar_clips
 from understudy.privacy.audit_run import run_audit
-from understudy.privacy.bounds import share_lower, share_upper
+from understudy.privacy.bounds import mean_lower, share_upper
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
 from understudy.privacy.report import summary
@@ -104,13 +105,15 @@ def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
     packed(known / "people", 0, 10, name="people")
     body = run(root, root, canaries=known)
     assert body["looked_at"] | {"seed": 0} == {
-        "clips": 40, "of_clips": 40, "frames": 400, "every": 1, "tiles": [1, 2], "seed": 0, "unread": 0
+        "clips": 40, "of_clips": 40, "recordings": 40, "frames": 400, "every": 1, "fps": 6, "short_side": 48,
+        "tiles": [1, 2], "seed": 0, "unread": 0, "passed_over": 0,
     }  # fmt: skip
     assert body["clips"]["found"] == 0.1 and body["frames"]["found"] == pytest.approx(0.05)
     assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5)}}
-    assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / share_lower(10, 10, 0.025))
+    # Half of the canaries' frames show nobody: what is seen of them, not how many, is what the bounds are divided by.
+    assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / mean_lower([0.5] * 10, 0.025))
     assert body["frames"]["bound"] > body["frames"]["found_upper"] > 0.05
-    assert body["clips"]["least"] == pytest.approx(share_upper(0, 40, 0.025) / share_lower(10, 10, 0.025))
+    assert body["clips"]["least"] == pytest.approx(share_upper(0, 40, 0.025) / mean_lower([0.5] * 10, 0.025))
     assert 0 < body["frames"]["least"] < body["frames"]["bound"]
     assert {row["key"] for row in body["worst"]} <= set(Corpus.open(root).keys) and len(body["worst"]) == 4
     assert body["findings"] == [] and "had nobody been seen" in summary(body)
@@ -121,7 +124,8 @@ def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
 def test_the_page_stands_alone_and_shows_the_worst_frames(tmp_path: Path):
     root = packed(tmp_path / "c", 3, 2)
     run(root, root)
-    page = (root / "audit.html").read_text()
+    assert not (root / "audit.html").exists()
+    page = (tmp_path / "c-audit.html").read_text()
     assert page.count("<figure>") == 2 and page.count("<rect") == 2 and "no bound" in page
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page and "<link" not in page
 
@@ -170,6 +174,7 @@ def test_a_sample_of_clips_and_frames_is_drawn_and_stated(tmp_path: Path):
     root = packed(tmp_path / "c", 20, 0)
     config = replace(CONFIG, clips=5, every=3, seed=4)
     first = run(root, root, config=config)
+    assert first["clips"]["bound"] is None
     assert first["looked_at"]["clips"] == 5 and first["looked_at"]["of_clips"] == 20
     assert 15 <= first["looked_at"]["frames"] <= 20 and first["looked_at"]["every"] == 3
     assert run(root, root, config=config) == first
@@ -187,6 +192,111 @@ def test_a_sample_of_clips_and_frames_is_drawn_and_stated(tmp_path: Path):
         look(clip, frames, [spy], config, lambda: None)
         starts.add(seen[0])
     assert starts == {0, 1, 2}  # so that no frame is left out by design
+
+
+def test_no_clip_is_too_short_to_be_looked_at():
+    """One frame in 30 of clips of 16: each time one of them, and every one as often as the others."""
+    chosen = []
+    for number in range(400):
+        seen: list[int] = []
+
+        class Spy(Magenta):
+            def __call__(self, frames: Frames, seen: list[int] = seen) -> list[list[Hit]]:
+                seen.extend(frames[:, 0, 0, 0].tolist())
+                return [[] for _ in frames]
+
+        frames = (np.full((4, 4, 3), index, np.uint8) for index in range(16))
+        one = look(Clip(str(number), ""), frames, [Spy()], replace(CONFIG, every=30), lambda: None)
+        assert one.frames == 1 and not one.unread
+        chosen += seen
+    counts = np.bincount(chosen, minlength=16)
+    assert counts.min() >= 8 and counts.max() <= 50
+
+
+@pytest.mark.usefixtures("magenta")
+def test_what_is_hidden_or_no_video_by_its_name_is_not_footage(tmp_path: Path):
+    made = encode(read_scene(Source("empty/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    for place in ("v/a/k.mp4", "v/.holes/a/k.mp4", "v/a/.k.mp4", "v/a/k.m2ts", "v/removal.json", "c/.holes/k.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / place).write_bytes(made)
+    (tmp_path / "v/removal.json").write_text('{"removal": {"models": []}}')
+    body = run(tmp_path / "v", tmp_path, short_side=48)
+    assert body["looked_at"]["clips"] == 1 and body["looked_at"]["passed_over"] == 1
+    assert "1 file not looked at, by the name no video, such as a/k.m2ts" in summary(body)
+    with pytest.raises(UserError, match="neither videos nor a corpus"):
+        canary_clips(tmp_path / "c")
+
+
+@pytest.mark.usefixtures("magenta")
+def test_what_is_published_names_no_source(tmp_path: Path):
+    folder = tmp_path / "videos"
+    folder.mkdir()
+    for name in ("v_SoccerJuggling_g23_c01", "v_Wave_g01_c02"):
+        made = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+        (folder / f"{name}.mp4").write_bytes(made + f"SEFT {name}".encode())
+    (folder / "v_Broken_g01_c01.mp4").write_bytes(b"no video")
+    body = run(folder, tmp_path, short_side=48, names=["v_SoccerJuggling_g23_c01.mp4"])
+    assert "SoccerJuggling" in summary(body) and len(body["worst"]) == 3
+    assert not {"Soccer", "Wave", "Broken"} & set(re.findall("[A-Z][a-z]+", (tmp_path / "audit.json").read_text()))
+    assert "SoccerJuggling" in (tmp_path / "audit.html").read_text()
+
+
+def test_folders_of_a_tar_keep_pictures_apart(tmp_path: Path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name in ("vidA/000001.jpg", "vidB/000001.jpg", "000001.0.jpg", "000001.1.jpg"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    assert {clip.key: len(clip.members) for clip in tar_clips(tmp_path / "a.tar")} == {
+        "vidA/000001": 1, "vidB/000001": 1, "000001": 2
+    }  # fmt: skip
+
+
+@pytest.mark.usefixtures("magenta")
+def test_what_is_wrong_is_said_before_anything_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def look_at_all(*_: object, **__: object) -> None:
+        raise AssertionError("hours of looking")
+
+    monkeypatch.setattr("understudy.privacy.audit_run.look_at_all", look_at_all)
+    root, known = packed(tmp_path / "c", 4, 0), tmp_path / "canaries"
+    known.mkdir()
+    (known / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"broken\.mp4: can't be read"):
+        run(root, root, canaries=known)
+    with pytest.raises(UserError, match="none of its keys"):
+        run(root, root, attribute={"nobody": "x"})
+    corpus = Corpus.open(root)
+    data = bytearray(corpus.shard_path(0).read_bytes())
+    for place, says in ((corpus.spans[0, 0, 0] + 99, "not the bytes that the manifest names"), (-1, "understudy lint")):
+        data[place] ^= 1
+        corpus.shard_path(0).write_bytes(data)
+        with pytest.raises(UserError, match=says):
+            run(root, root)
+
+
+@pytest.mark.usefixtures("magenta")
+def test_clips_of_one_recording_count_as_one(tmp_path: Path):
+    sources = [Source(f"empty/{i}", i % 2, group=f"recording {i // 5}") for i in range(40)]
+    config = PackConfig("c", "no-human", ("a", "b"), "CC0-1.0", b"sixteen bytes or more", short_side=48)
+    pack(sources, read_scene, tmp_path / "c", config, workers=0, progress=False)
+    body = run(tmp_path / "c", tmp_path / "c")
+    assert body["looked_at"]["recordings"] == 8 and "8 recordings" in summary(body)
+    assert body["frames"]["found_upper"] == pytest.approx(share_upper(0, 8, 0.025))
+
+
+@pytest.mark.usefixtures("magenta")
+def test_kept_outlines_are_probed_too(tmp_path: Path):
+    def read(source: Source) -> Iterator[np.ndarray]:
+        for time in range(10):
+            frame = np.full((48, 64, 4), 110, np.uint8)
+            frame[..., 3] = 0
+            frame[16 * (time % 3 if source.label else 0) :, 16 * (0 if source.label else time % 4) :, 3][:16, :16] = 255
+            yield frame
+
+    sources = [Source(str(number), number % 2) for number in range(20)]
+    config = PackConfig("c", "no-human", ("a", "b"), "CC0-1.0", b"sixteen bytes or more", short_side=48)
+    pack(sources, read, tmp_path / "c", config, workers=0, progress=False)
+    leaks = run(tmp_path / "c", tmp_path / "c")["leaks"]
+    assert leaks["action by outlines"]["accuracy"] == 1.0
+    assert "action by outlines" not in run(packed(tmp_path / "d", 20, 0), tmp_path / "d")["leaks"]
 
 
 def test_detectors_that_took_part_in_the_removal_are_refused(tmp_path: Path, magenta: None):
@@ -215,6 +325,14 @@ def test_a_corpus_without_a_sufficient_audit_is_refused(tmp_path: Path):
     run(root, root)
     with pytest.raises(UserError, match="canaries"):
         require_audit(corpus, 0.5)
+    run(root, root, canaries=known, config=replace(CONFIG, confidence=0.9))
+    with pytest.raises(UserError, match="90% confidence only"):
+        require_audit(corpus, 0.5)
+    (root / "refused.jsonl").write_text('{"path": "a", "reason": "b"}\n')
+    run(root, root, canaries=known)
+    with pytest.raises(UserError, match=r"more than pixels \(source names\)"):
+        require_audit(corpus, 0.5)
+    (root / "refused.jsonl").unlink()
     body = run(root, root, canaries=known)
     bound = body["frames"]["bound"]
     require_audit(corpus, bound * 1.01)

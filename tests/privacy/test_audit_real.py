@@ -60,15 +60,13 @@ def test_cars_are_not_taken_for_people(videos: Path, name: str):
 
 
 @pytest.mark.slow
-def test_the_default_finds_people_in_most_originals(videos: Path):
-    """The positive control, as docs/audit.md has it: who is missed is but two feet and a hand."""
+def test_the_default_finds_people_in_every_original(videos: Path):
+    """The positive control, as docs/audit.md has it: 39 of 39, one of which can't be decoded and so counts."""
     looking = [detector(name) for name in AUDIT_DEFAULT if name != "text"]
-    missed = set()
-    for clip in open_footage(videos / "action").clips:
-        looked = look(clip, clip_frames(clip, Shape(1.0, 360)), looking, AuditConfig(AUDIT_DEFAULT), lambda: None)
-        if looked.share("somebody") == 0:
-            missed.add(clip.key)
-    assert len(missed) <= 2, missed
+    config = AuditConfig(AUDIT_DEFAULT)
+    clips = open_footage(videos / "action").clips
+    looked = [look(clip, clip_frames(clip, Shape(3.0, 360)), looking, config, lambda: None) for clip in clips]
+    assert len(looked) == 39 and {one.clip.key for one in looked if one.share("somebody") == 0} == set()
 
 
 def test_faces_of_the_two_face_networks_lie_on_each_other(videos: Path):

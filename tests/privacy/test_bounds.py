@@ -8,11 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from understudy.privacy.bounds import (
+    Clips,
+    Residual,
     binomial_cdf,
     mean_lower,
     mean_upper,
-    residual_clips,
-    residual_frames,
+    residual,
     share_interval,
     share_lower,
     share_upper,
@@ -57,6 +58,15 @@ def test_the_bound_of_a_mean_costs_little_where_nothing_is_found():
         assert share_upper(0, clips, 0.05) <= mean_upper(np.zeros(clips), 0.05) <= share_upper(0, clips, 0.05) * 1.08
 
 
+def apart(values: np.ndarray | list[float]) -> Clips:
+    """Each clip a recording of its own."""
+    return Clips([float(value) for value in values], range(len(values)))
+
+
+def holds(found: Residual, truth: float) -> bool:
+    return found.bound is not None and found.bound >= truth
+
+
 def clustered(rng: np.random.Generator, clips: int, share: float) -> np.ndarray:
     """Shares of frames with a hit: most clips none, a few many, so that frames are anything but independent."""
     return np.where(rng.random(clips) < share, rng.beta(2, 1, clips), 0.0)
@@ -89,12 +99,10 @@ def test_the_residual_bound_covers_what_the_detector_missed(left: float, seen: f
     rng = np.random.default_rng(2)
     exceeded = {"with canaries": [], "without": []}
     for _ in range(400):
-        found = int(rng.binomial(clips, left * seen))
-        groups = {"whole": (int(rng.binomial(canaries, seen)), canaries), "easy": (canaries, canaries)}
-        residual = residual_clips(found, clips, groups, 0.1)
-        assert residual.bound is not None
-        exceeded["with canaries"].append(residual.bound < left)
-        exceeded["without"].append(residual.found_upper < left)
+        groups = {"whole": apart(rng.random(canaries) < seen), "easy": apart(np.ones(canaries))}
+        found = residual(apart(rng.random(clips) < left * seen), groups, 0.1)
+        exceeded["with canaries"].append(not holds(found, left))
+        exceeded["without"].append(found.found_upper < left)
     assert np.mean(exceeded["with canaries"]) <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 400)
     if left * clips > 5:  # else even the uncorrected bound is wide enough
         assert np.mean(exceeded["without"]) > np.mean(exceeded["with canaries"])
@@ -108,14 +116,58 @@ def test_the_residual_bound_of_frames_covers_too():
         has = rng.random(300) < left
         shares = np.where(has, rng.binomial(16, clear[:300]) / 16, 0.0)
         canaries = rng.binomial(16, clear[300:340]) / 16
-        bound = residual_frames(shares, {"whole": canaries}, 0.1).bound
-        exceeded.append(bound is not None and bound < left)
+        exceeded.append(not holds(residual(apart(shares), {"whole": apart(canaries)}, 0.1), left))
     assert np.mean(exceeded) <= 0.1 + 3 * np.sqrt(0.1 * 0.9 / 200)
 
 
+def test_a_clip_that_shows_somebody_for_a_frame_is_no_canary_that_does_so_in_all():
+    """One visible frame of 60, seen half of the time; canaries, seen in half of their 60, are all but sure to be found.
+    Dividing by how many canaries are found fails every time.
+    """
+    rng = np.random.default_rng(4)
+    failed = {"ours": [], "by canaries found": []}
+    for _ in range(40):
+        has = rng.random(4000) < 0.1
+        hit = has & (rng.random(4000) < 0.5)
+        canaries = rng.random((60, 60)) < 0.5
+        failed["ours"].append(not holds(residual(apart(hit), {"c": apart(canaries.mean(1))}, 0.05), has.mean()))
+        wrong = {"c": apart(canaries.any(1))}
+        failed["by canaries found"].append(not holds(residual(apart(hit), wrong, 0.05), has.mean()))
+    assert np.mean(failed["ours"]) == 0 and np.mean(failed["by canaries found"]) == 1
+
+
+@pytest.mark.parametrize(("left", "per_canary"), [(3, (10, 10)), (5, (10, 10)), (3, (200, 1)), (60, (10, 10))])
+def test_clips_of_one_recording_count_as_one(left: int, per_canary: tuple[int, int]):
+    """20 clips of each of 200 recordings, in all of which the person is seen or in none."""
+    rng = np.random.default_rng(5)
+    canary_recordings, clips_each = per_canary
+    recordings, of_canaries = np.repeat(np.arange(200), 20), np.repeat(np.arange(canary_recordings), clips_each)
+    failed = {"as one": [], "as independent": []}
+    for _ in range(150):
+        shares = ((rng.random(200) < 0.5) & (np.arange(200) < left)).astype(float)[recordings].tolist()
+        seen = (rng.random(canary_recordings) < 0.5).astype(float)[of_canaries].tolist()
+        together = residual(Clips(shares, recordings.tolist()), {"c": Clips(seen, of_canaries.tolist())}, 0.05)
+        failed["as one"].append(not holds(together, left / 200))
+        failed["as independent"].append(not holds(residual(apart(shares), {"c": apart(seen)}, 0.05), left / 200))
+    assert np.mean(failed["as one"]) <= 0.05
+    assert np.mean(failed["as independent"]) > 0.05
+
+
+def test_recordings_of_unequal_length_count_by_their_clips():
+    clips = Clips([1.0] * 30 + [0.0] * 10, ["long"] * 30 + list(range(10)))
+    assert clips.lower(0.05) <= 30 / 40 <= clips.upper(0.05)
+    rng, failed = np.random.default_rng(6), []
+    for _ in range(150):
+        recordings = np.repeat(np.arange(100), rng.integers(1, 40, 100))
+        shows = (rng.random(100) < 0.1)[recordings]
+        failed.append(Clips(shows.astype(float).tolist(), recordings.tolist()).upper(0.1) < 0.1)
+    assert np.mean(failed) <= 0.1
+
+
 def test_no_canaries_no_bound_and_blind_ones_bound_nothing():
-    assert residual_clips(0, 1000, {}, 0.05).bound is None
-    assert residual_clips(0, 1000, {"small": (0, 30)}, 0.05).bound == 1.0
+    nothing, whole, seldom = apart(np.zeros(1000)), apart(np.ones(30)), apart(np.arange(30) < 3)
+    assert residual(nothing, {}, 0.05).bound is None
+    assert residual(nothing, {"small": apart(np.zeros(30))}, 0.05).bound == 1.0
     # The worst group counts, not the mean over all.
-    easy, hard = {"whole": (30, 30)}, {"whole": (30, 30), "small": (3, 30)}
-    assert residual_clips(0, 1000, hard, 0.05).bound > 5 * residual_clips(0, 1000, easy, 0.05).bound  # type: ignore[operator]
+    easy, hard = (residual(nothing, groups, 0.05).bound for groups in ({"w": whole}, {"w": whole, "s": seldom}))
+    assert easy is not None and hard is not None and hard > 5 * easy

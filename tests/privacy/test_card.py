@@ -24,7 +24,7 @@ from understudy.shards.tarshard import read_spans
 
 AUDIT: dict[str, Any] = {
     "confidence": 0.95,
-    "looked_at": {"clips": 7, "of_clips": 9, "frames": 84},
+    "looked_at": {"clips": 7, "of_clips": 9, "frames": 84, "recordings": 5},
     "detectors": [{"name": "mtcnn"}],
     "frames": {"bound": 0.0123, "found_per_1000": 1.5},
     "clips": {"bound": 0.25, "found": 0.1},
@@ -74,12 +74,36 @@ def test_what_audit_and_removal_say_is_in_the_papers(corpus: Path):
     (corpus / "refused.jsonl").write_text('{"path": "home/me/secret.mp4", "reason": "no frames"}\n' * 2)
     facts = replace(gather(corpus), manifest=replace(manifest, kind="no-human"), removal=REMOVAL)
     for paper in (dataset_card(facts), datasheet(facts)):
-        assert "at most 12.30 of 1,000 frames" in paper and "whole, small" in paper and "40.0%" in paper
+        assert (
+            "at most 12.30 of 1,000 frames and 250.0 of 1,000 clips" in paper
+            and "its 5 recordings are" in paper
+            and "whole, small" in paper
+            and "40.0%" in paper
+        )
         assert "segmenter `mediapipe`" in paper and "`mediapipe/pose.tflite`" in paper
         assert "secret.mp4" not in paper and "no guarantee" in paper
+    # Neither a bound on clips where frames were left out, nor silence about clips that may hang together.
+    sampled = {**AUDIT, "clips": {"bound": None, "found": 0.1}, "looked_at": {**AUDIT["looked_at"], "recordings": 7}}
+    card = dataset_card(replace(facts, audit=sampled))
+    assert "12.30 of 1,000 frames show somebody" in card and "nobody knows the recordings" in card
     assert "- 2 x no frames" in datasheet(facts) and "To be filled in" in datasheet(facts)
     headings = [line for line in datasheet(facts).splitlines() if line.startswith("## ")]
     assert len(headings) == 7  # those of Gebru et al.
+
+
+def test_reasons_in_the_papers_name_no_file(corpus: Path):
+    reasons = ("picture 5 is cut off", "jane_007.jpg is cut off", "can't open /home/jane/v.mp4", "no key 'Jane'")
+    lines = [json.dumps({"path": "x", "reason": reason}) for reason in (*reasons, "unsure on 61 of 101 frames")]
+    (corpus / "refused.jsonl").write_text(
+        "\n".join([*lines, json.dumps({"path": "x", "reason": "picture 6 is cut off"})])
+    )
+    assert gather(corpus).refused == {
+        "picture # is cut off": 2,
+        "... is cut off": 1,
+        "can't open ...": 1,
+        "no key ...": 1,
+        "unsure on # of # frames": 1,
+    }
 
 
 def test_an_audit_of_another_corpus_is_not_passed_on(corpus: Path):

@@ -8,6 +8,7 @@ import hmac
 import io
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -15,15 +16,16 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from understudy.privacy.check import check_jpeg, check_media
+from understudy.privacy.check import check_media
+from understudy.privacy.check_pictures import check_jpeg
 from understudy.privacy.check_shards import check_footage, linkable_keys
 from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
 from understudy.shards.keys import sample_key
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus
+from understudy.shards.manifest import Corpus, Manifest, decode_samples, encode_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source
@@ -185,6 +187,87 @@ def test_segments_of_a_jpeg_that_hold_no_picture():
     assert {f.what for f in check_jpeg(hidden)} == {"comment"}
     thumbnail = plain[:4] + plain[4:].replace(b"JFIF\0", b"JFXX\0", 1)
     assert check_media(thumbnail) != []
+
+
+def picture(kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def test_chunks_of_png_and_webp_that_hold_no_picture():
+    exif, text = Image.Exif(), PngImagePlugin.PngInfo()
+    exif[0x010E] = "Jane"
+    text.add_text("Author", "Jane")
+    assert check_media(picture("PNG")) == check_media(picture("WEBP")) == []
+    assert check_media(picture("WEBP", lossless=True)) == []
+    assert kinds(picture("PNG", pnginfo=text, exif=exif)) == {"comment", "EXIF"}
+    assert kinds(picture("WEBP", exif=exif, xmp=b"<x>Jane</x>")) == {"EXIF", "XMP"}
+    for kind in ("PNG", "WEBP"):
+        assert kinds(picture(kind) + b"Jane") == {"trailing bytes"}
+
+
+NAME = "v_SoccerJuggling_g23_c01.avi"
+
+
+def found_in_tar(folder: Path, members: dict[str, bytes], after: bytes = b"", link: str = "") -> dict[str, str]:
+    with tarfile.open(folder / "s.tar", "w", format=tarfile.USTAR_FORMAT) as archive:
+        for name, data in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+        if link:
+            member = tarfile.TarInfo("0" * 32 + ".mp4")
+            member.type, member.linkname = tarfile.SYMTYPE, link
+            archive.addfile(member)
+    with (folder / "s.tar").open("ab") as file:
+        file.write(after)
+    return {row["what"]: row["example"] for row in check_footage(folder, None, [NAME], progress=False).rows()}
+
+
+def test_in_a_shard_only_what_is_known_passes(tmp_path: Path):
+    key, clean = "0" * 32, {"0" * 32 + ".mp4": own_mp4(), "0" * 32 + ".json": b'{"label": 0}'}
+    assert found_in_tar(tmp_path, clean) == {}
+    for extension in ("xml", "cls", "aac", "jsonl", "pyd", "Jane.mp4"):
+        assert set(found_in_tar(tmp_path, {**clean, f"{key}.{extension}": own_mp4()})) == {"tar member"}, extension
+    assert "source names" in found_in_tar(tmp_path, {f"{key}.v_SoccerJuggling_g23_c01.mp4": own_mp4()})
+    assert set(found_in_tar(tmp_path, clean, after=b"Jane" * 3000)) == {"trailing bytes"}
+    assert set(found_in_tar(tmp_path, clean, after=NAME.encode())) == {"trailing bytes", "source names"}
+    assert found_in_tar(tmp_path, clean, after=bytes(10240)) == {}
+    assert "tar member" in found_in_tar(tmp_path, clean, link="/home/jane/v.mp4")
+
+
+def test_a_name_is_found_wherever_the_pieces_that_are_read_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("understudy.privacy.check_shards.PIECE", 64)
+    for shift in range(64):
+        assert "source names" in found_in_tar(tmp_path, {"0" * 32 + ".json": b" " * shift + NAME.encode()})
+
+
+def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_corpus: Callable[..., Path]):
+    root = make_corpus(tmp_path / "c", 3)
+
+    def found() -> set[str]:
+        corpus = Corpus.open(root)
+        return {row["what"] for row in check_footage(root, corpus, [NAME], progress=False).rows()}
+
+    assert found() == set()
+    for name, what in (("audit.html", "frames"), ("c-audit.html", "frames"), ("removal.jsonl", "source names")):
+        (root / name).write_text("x")
+        assert found() == {what}
+        (root / name).unlink()
+    (root / ".holes").mkdir()
+    assert found() == {"frames"}
+    (root / ".holes").rmdir()
+    (root / "clips.csv").write_text(f"key,{NAME}\n")
+    assert found() == {"source names"}
+    (root / "clips.csv").unlink()
+    samples = [replace(sample, group="g23") for sample in decode_samples((root / "samples.jsonl.zst").read_bytes())]
+    data = encode_samples(samples)
+    (root / "samples.jsonl.zst").write_bytes(data)
+    manifest = Manifest.load(root)
+    digest = hashlib.sha256(data).hexdigest()
+    replace(manifest, samples_sha256=digest, samples_filesize=len(data)).save(root)
+    assert found() == {"telling group"}
 
 
 def test_keys_that_anyone_could_make_are_found(tmp_path: Path, make_corpus: Callable[..., Path]):

@@ -14,16 +14,9 @@ import pytest
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
 from understudy.loader.read import ShardReader
-from understudy.privacy.removal import (
-    CLIPS,
-    RECORD,
-    Removal,
-    keeps_holes,
-    read_record,
-    read_with_holes,
-    read_without_people,
-    remove_from_all,
-)
+from understudy.privacy.fill import Shot, flat
+from understudy.privacy.removal import Removal, read_with_holes, read_without_people, remove_from_all
+from understudy.privacy.removal_record import CLIPS, RECORD, check_kept, keeps_holes, read_record
 from understudy.privacy.remove import Limits, Settings
 from understudy.shards.collect import folder_sources
 from understudy.shards.encode import encode
@@ -52,7 +45,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Source], Path]
         path.write_bytes(encode(iter(frames), "h264", fps=8, quality=95).members["mp4"])
         (root / "masks" / name).mkdir(parents=True)
         for frame, mask in enumerate(clip.person):
-            if number < 2 or frame % 3 == 0:
+            if number < 2 or frame % 3 == 0 or frame == len(clip.person) - 1:
                 cv2.imwrite(str(root / "masks" / name / f"{frame:06d}.png"), mask * np.uint8(255))
         sources.append(Source(f"{name}.mp4", number % 2, path))
     return sources, root / "masks"
@@ -101,6 +94,80 @@ def test_killed_and_run_again(clips: tuple[list[Source], Path], tmp_path: Path) 
     assert files(resumed) == files(whole)
     with pytest.raises(UserError, match="another removal"):
         remove_from_all(sources, ("a", "b"), resumed, Removal(masks=masks, settings=EXACT), SECRET, progress=False)
+
+
+def test_of_sources_that_are_withdrawn_nothing_is_left(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
+    sources, masks = clips
+    out = tmp_path / "out"
+    keeping = replace(removal(masks), keep_holes=True)
+    remove_from_all(sources[:2], ("a", "b"), out, replace(keeping, limits=Limits(1, 1, 0, 1)), SECRET, progress=False)
+    by_hand = out / "a" / "untouched.mp4"
+    by_hand.write_bytes(b"")
+    remove_from_all(sources[:1], ("a", "b"), out, replace(keeping, limits=Limits(1, 1, 0, 1)), SECRET, progress=False)
+    (row,) = [json.loads(line) for line in (out / CLIPS).read_text().splitlines()]
+    made = {str(path.relative_to(out)) for path in out.rglob("*.mp4")}
+    assert made == {row["out"], f".holes/{row['out']}", "a/untouched.mp4"}
+    check_kept(out, [row["out"]])
+    with pytest.raises(UserError, match=r"a/untouched\.mp4 is not listed as kept"):
+        check_kept(out, [source.id for source in folder_sources(out, None)[0]])
+
+
+def test_no_video_is_to_be_seen_before_it_is_listed(
+    clips: tuple[list[Source], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kill between a video and its line leaves neither; one between the line and the video is made good."""
+    sources, masks = clips
+    out = tmp_path / "out"
+    for place, visible in (("add_to_list", 0), ("write_list", 1)):
+
+        def killed(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(f"understudy.privacy.removal.{place}", killed)
+            remove_from_all(sources[:1], ("a", "b"), out, removal(masks), SECRET, progress=False)
+        assert len(list(out.glob("[!.]*/*.mp4"))) == visible
+    with pytest.raises(UserError, match="not removed from all"):
+        read_record(out)
+    (video,) = out.glob("a/*.mp4")
+    (out / ".staged/a").mkdir(parents=True, exist_ok=True)
+    video.rename(out / ".staged/a" / video.name)
+    remove_from_all(sources[:1], ("a", "b"), out, removal(masks), SECRET, progress=False)
+    assert video.is_file() and not (out / ".staged").exists()
+
+
+def break_one(shot: Shot) -> np.ndarray:
+    if shot.frames[0, 0, 0, 0] > 128:
+        raise ZeroDivisionError("no such luck")
+    return flat(shot)
+
+
+def test_a_clip_that_breaks_the_filler_is_refused_and_the_others_go_on(tmp_path: Path) -> None:
+    for name, grey in (("dark", 40), ("light", 200)):
+        frames = np.full((8, 64, 96, 3), grey, np.uint8)
+        (tmp_path / f"{name}.mp4").write_bytes(encode(iter(frames), "h264", fps=8, quality=95).members["mp4"])
+        (tmp_path / "masks" / name).mkdir(parents=True)
+        for number in range(8):
+            cv2.imwrite(str(tmp_path / "masks" / name / f"{number:06d}.png"), np.eye(64, 96, dtype=np.uint8) * 255)
+    sources = [Source(f"{name}.mp4", 0, tmp_path / f"{name}.mp4") for name in ("light", "dark")]
+    mine = Removal(masks=tmp_path / "masks", filler=f"{__name__}:break_one", limits=Limits(1, 1, 0, 1))
+    done = remove_from_all(sources, ("a",), tmp_path / "out", mine, SECRET, progress=False)
+    assert (done.kept, done.refused) == (1, 1)
+    assert done.reasons[0][0] == "removing its people failed: ZeroDivisionError: no such luck"
+
+
+def test_other_masks_or_weights_are_not_mixed_in(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
+    sources, masks = clips
+    out = tmp_path / "out"
+    remove_from_all(sources[:1], ("a", "b"), out, removal(masks), SECRET, progress=False)
+    (tmp_path / "masks").mkdir()
+    with pytest.raises(UserError, match="another masks"):
+        remove_from_all(sources, ("a", "b"), out, removal(tmp_path / "masks"), SECRET, progress=False)
+    assert str(masks) not in (out / RECORD).read_text()
+    (tmp_path / "weights").write_bytes(b"some")
+    with pytest.raises(UserError, match="another weights"):
+        given = replace(removal(masks), weights=tmp_path / "weights")
+        remove_from_all(sources, ("a", "b"), out, given, SECRET, progress=False)
 
 
 def test_what_lies_in_the_way_is_left_alone(clips: tuple[list[Source], Path], tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ def segment_bright(frames: np.ndarray) -> Segmentation:
 
 
 class SegmentBright:
-    name, licence, models = "bright", "none", ("test/bright",)
+    name, licence, models, still_there = "bright", "none", ("test/bright",), 0.5
     __call__ = staticmethod(segment_bright)
 
 
@@ -148,6 +148,10 @@ def test_reasons_for_dropping() -> None:
     assert "cover" in (run(walk_past(), [], masked=0.05) or "")
     still = [walk_past()[8]] * 16
     assert "ever seen" in (run(still, []) or "")
+    # Someone whom the segmenter sees for two of twenty seconds, and who has not left.
+    there = walk_past()[8] == 255
+    flicker = [np.where(there & (number > 15), 40 + 100 * (number % 2), walk_past()[8]) for number in range(160)]
+    assert "vanished" in (run([frame.astype(np.uint8) for frame in flicker], [], seen=0, unsure=1) or "")
 
 
 @pytest.mark.parametrize("fill", [flat, inpaint, background])

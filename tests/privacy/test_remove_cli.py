@@ -52,7 +52,13 @@ def test_both_ways_to_a_corpus(folder: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "1 kept, 0 dropped" in done.stdout
+    assert "--gate" in done.stderr and done.stderr.count("\n") == 1, "nobody looks afterwards"
     settings = ("--kind", "no-human", "--short-side", "64", "--fps", "8", "--quality", "95", *secret)
+    foreign = folder / "out/wave/mine.mp4"
+    foreign.write_bytes((folder / "videos/wave/one.mp4").read_bytes())
+    done = understudy("pack", folder / "out", folder / "two-steps", *settings)
+    assert done.returncode == 2 and "mine.mp4 is not listed as kept" in done.stderr
+    foreign.unlink()
     done = understudy("pack", folder / "out", folder / "two-steps", *settings)
     assert done.returncode == 0, done.stderr
     named = [f"--removal.{name}" if name != "no-belongings" else "--removal.no-belongings" for name, *_ in removal]
@@ -74,9 +80,12 @@ def test_both_ways_to_a_corpus(folder: Path) -> None:
         (("--exact",), "--masks"),
         (("--filler", "nothing", "--masks", "."), "filler"),
         (("--masks", "nowhere"), "no such folder"),
+        (("--masks", ".", "--sheets", "{videos}/sheets"), "lies inside"),
+        (("--masks", ".", "--sheets", "{out}/sheets"), "lies inside"),
     ],
 )
 def test_mistakes_are_told_in_a_line(folder: Path, words: tuple[str, ...], says: str) -> None:
+    words = tuple(word.format(videos=folder / "videos", out=folder / "out") for word in words)
     done = understudy("remove-people", folder / "videos", folder / "out", "--secret-file", folder / "secret", *words)
     assert done.returncode == 2
     assert says in done.stderr and done.stderr.count("\n") == 1

@@ -7,9 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from understudy.privacy import segment_torch
+from understudy.privacy.remove import Settings
 from understudy.privacy.segment import Segmentation
 from understudy.privacy.segment_mediapipe import TRIES, MediaPipe
 from understudy.privacy.segmenters import MaskFiles, Recheck, load_segmenter
@@ -43,7 +45,9 @@ def test_maskrcnn_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "weights.pth"
     torch.save(maskrcnn_resnet50_fpn_v2(weights=None, weights_backbone=None, num_classes=2).state_dict(), path)
     segmenter = segment_torch.load_maskrcnn(path, "cpu")
-    assert segmenter.models == ("torchvision/maskrcnn_resnet50_fpn_v2",)
+    (name,) = segmenter.models
+    safetensors.torch.save_file(torch.load(path), tmp_path / "other-name.safetensors")
+    assert segment_torch.load_maskrcnn(tmp_path / "other-name.safetensors", "cpu").models == (name,)
     torch.save({"other": torch.zeros(1)}, path)
     with pytest.raises(UserError, match="not the weights"):
         segment_torch.load_maskrcnn(path, "cpu")
@@ -53,18 +57,26 @@ def test_maskrcnn_from_a_file(tmp_path: Path) -> None:
 
 
 class OneBox(torch.nn.Module):
-    """Answers like a torchvision Mask R-CNN: a sure person on the left, a doubtful one right, and a dog."""
+    """Answers like a torchvision Mask R-CNN: a sure person on the left, a doubtful one at `left`, and a dog."""
+
+    def __init__(self, left: int, score: float) -> None:
+        super().__init__()
+        self.left, self.score = left, score
 
     def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
         masks = torch.zeros(3, 1, *pictures[0].shape[1:])
-        masks[0, :, 10:30, :20], masks[1, :, 10:30, 40:], masks[2, :, :, 25:35] = 0.9, 0.9, 0.9
-        one = {"scores": torch.tensor([0.95, 0.2, 0.99]), "labels": torch.tensor([1, 1, 18]), "masks": masks}
+        masks[0, :, 10:30, :20], masks[1, :, 10:30, self.left :][..., :18], masks[2, :, :, 25:35] = 0.9, 0.9, 0.9
+        one = {"scores": torch.tensor([0.95, self.score, 0.99]), "labels": torch.tensor([1, 1, 18]), "masks": masks}
         none = {"scores": torch.zeros(0), "labels": torch.zeros(0, dtype=torch.long), "masks": masks[:0]}
         return [one if picture.mean() > 0 else none for picture in pictures]
 
 
-def test_which_of_the_instances_count() -> None:
-    people = segment_torch.maskrcnn_people(OneBox())
+@pytest.mark.parametrize(
+    ("left", "score", "sure"),
+    [(40, 0.299, 0.0), (40, 0.2, 1 / 3), (40, 0.05, 5 / 6), (1, 0.299, 1.0)],  # the last is part of who is masked
+)
+def test_which_of_the_instances_count(left: int, score: float, sure: float) -> None:
+    people = segment_torch.maskrcnn_people(OneBox(left, score))
     segmenter = segment_torch.TorchSegmenter("maskrcnn", "none", (), people, "cpu")
     frames = FRAMES.copy()
     frames[1] = 0
@@ -72,7 +84,8 @@ def test_which_of_the_instances_count() -> None:
     check(found)
     assert (found.probability[0, 12:28, 2:18] > 0.8).all()
     assert (found.probability[0, :, 25:] == 0).all()
-    assert found.confidence == pytest.approx([0.8, 1, 0.8])
+    assert found.confidence == pytest.approx([sure, 1, sure], abs=0.01)
+    assert (found.confidence[0] < Settings().least_confidence) == (sure < 0.5)
     assert found.presence == pytest.approx([0.95, 0, 0.95])
     assert not found.probability[1].any()
     assert [len(hits) for hits in Recheck(segmenter)(frames)] == [1, 0, 1]
@@ -97,7 +110,8 @@ def tiny_mask2former(folder: Path, label: str) -> None:
 def test_mask2former_from_a_folder(tmp_path: Path) -> None:
     tiny_mask2former(tmp_path / "tiny", "Person")
     segmenter = load_segmenter("transformers", tmp_path / "tiny")
-    assert segmenter.models == ("transformers/tiny",)
+    (tmp_path / "tiny").rename(tmp_path / "renamed")
+    assert load_segmenter("transformers", tmp_path / "renamed").models == segmenter.models
     first, second = segmenter(FRAMES), segmenter(FRAMES)
     check(first)
     assert (first.probability == second.probability).all()
@@ -122,6 +136,30 @@ def test_masks_of_the_user(tmp_path: Path) -> None:
     assert (found.probability[0, :24] == 1).all() and (found.probability[0, 24:] == 0).all()
     with pytest.raises(RefusedError, match="masks"):
         MaskFiles(tmp_path / "nothing")(FRAMES)
+
+
+def test_masks_of_another_video_are_refused(tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number:06d}.png"), np.zeros((24, 32), np.uint8))
+    for every, frames, fits in ((1.0, 3, True), (1.0, 2, False), (2.0, 2, True), (1.0, 4, False), (0.5, 6, True)):
+        given = MaskFiles(tmp_path, every)
+        given(np.zeros((frames, 48, 64, 3), np.uint8))
+        if fits:
+            given.check_count()
+        else:
+            with pytest.raises(RefusedError, match=f"it has {frames} frames"):
+                given.check_count()
+    with pytest.raises(RefusedError, match="another shape"):
+        MaskFiles(tmp_path)(np.zeros((1, 64, 48, 3), np.uint8))
+
+
+def test_each_segmenter_says_from_when_somebody_is_there() -> None:
+    class Unsure(OneBox):
+        def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+            return [{**one, "scores": torch.full_like(one["scores"], 0.35)} for one in super().forward(pictures)]
+
+    people = segment_torch.maskrcnn_people(Unsure(40, 0.3))
+    assert [len(hits) for hits in Recheck(segment_torch.TorchSegmenter("x", "", (), people, "cpu"))(FRAMES)] == [1] * 3
 
 
 class Detector:
