@@ -44,11 +44,11 @@ def frame_files(folder: Path) -> list[Path]:
             continue
         if not path.name.lower().endswith(PICTURES):
             raise RefusedError("a frame folder with other files in it")
-        number = re.search(r"(\d+)\D*$", path.stem)
+        number = _number(path)
         if number is None:
             raise RefusedError("a frame without a number")
-        if numbered.setdefault(int(number[1]), path) != path:
-            raise RefusedError(f"two frames with the number {int(number[1])}")
+        if numbered.setdefault(number, path) != path:
+            raise RefusedError(f"two frames with the number {number}")
     if not numbered:
         raise RefusedError("a folder without frames")
     first, last = min(numbered), max(numbered)
@@ -56,6 +56,12 @@ def frame_files(folder: Path) -> list[Path]:
         gap = next(number for number in range(first, last) if number not in numbered)
         raise RefusedError(f"frame {gap} is missing between {first} and {last}")
     return [numbered[number] for number in range(first, last + 1)]
+
+
+def _number(path: Path) -> int | None:
+    """The last number in a picture's name. Names themselves are not told: they may be people's."""
+    found = re.search(r"(\d+)\D*$", path.stem)
+    return None if found is None else int(found[1])
 
 
 def read_video_or_frames(
@@ -76,21 +82,21 @@ def read_video_or_frames(
     for k in range(math.ceil(len(files) / step)):
         index = math.floor(k * step)
         if index != shown:
-            shown, pixels = index, _picture(replace(source, path=files[index]), index, short_side)
+            shown, pixels = index, _picture(replace(source, path=files[index]), short_side)
             shape = shape or pixels.shape
             if pixels.shape != shape:
                 raise RefusedError("its picture changes shape midway")
         yield pixels
 
 
-def _picture(source: Source, number: int, short_side: int) -> NDArray[np.uint8]:
+def _picture(source: Source, short_side: int) -> NDArray[np.uint8]:
     assert source.path is not None
     if source.path.suffix.lower() in (".jpg", ".jpeg"):
         # FFmpeg paints the rest of a picture that is cut off grey, and says nothing. Coded data never holds an EOI.
         data = source.path.read_bytes()
         if data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
-            raise RefusedError(f"picture {number} is cut off")
+            raise RefusedError(f"frame {_number(source.path)} is cut off")
     frames = list(read_video(source, fps=1, short_side=short_side))
     if len(frames) != 1:
-        raise RefusedError(f"picture {number} is not a single picture")
+        raise RefusedError(f"frame {_number(source.path)} is not a single picture")
     return frames[0]

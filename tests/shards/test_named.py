@@ -361,7 +361,7 @@ def test_frame_folders_with_gaps_or_damage_are_refused(tmp_path: Path) -> None:
         path.write_bytes(path.read_bytes()[:-40])
 
     assert "frame 7 is missing" in refusal(lambda folder: (folder / "000007.jpg").unlink())
-    assert "picture 5 is cut off" in refusal(cut)
+    assert "frame 5 is cut off" in refusal(cut)
     assert "other files" in refusal(lambda folder: (folder / "notes.txt").touch())
     assert "without a number" in refusal(lambda folder: (folder / "cover.jpg").touch())
     assert "two frames with the number 3" in refusal(lambda folder: (folder / "3.jpg").touch())
