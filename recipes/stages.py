@@ -17,6 +17,7 @@ from understudy.models.mae import MaskedAutoencoder, draw_masks
 from understudy.models.vit import checkpoint_activations
 from understudy.models.whole import whole_header
 from understudy.recipes.configs import MixedConfig
+from understudy.recipes.report import PICTURE, draw_reconstruction, write_report
 from understudy.recipes.start import threads_of
 from understudy.recipes.train import StageReport, step_seed, train_stage
 from understudy.shards.errors import UserError
@@ -48,6 +49,13 @@ def run_stage(
 
     if config.checkpoint_activations:
         checkpoint_activations(module)
+
+    def draw(clips: Tensor) -> None:
+        if isinstance(module, MaskedAutoencoder):
+            with accelerator.autocast():
+                draw_reconstruction(module, clips[:: stage.views][:3], config.out / name / PICTURE)
+        write_report(config.out)
+
     # A batch comes from one corpus, so the other corpora's heads get no gradient in that step, on any rank.
     assert accelerator.ddp_handler is not None
     accelerator.ddp_handler.find_unused_parameters = isinstance(module, Aligner) and len(module.heads) > 1
@@ -67,6 +75,7 @@ def run_stage(
             compiled=config.compile,
             parts=len(corpora) if stage.blend else 1,
             corpora=corpora,
+            on_save=draw,
             model_header=whole_header(module, {c.manifest.name: c.manifest.classes for c in corpora}),
         )
 

@@ -191,10 +191,12 @@ def train_stage(
     parts: int = 1,
     corpora: Sequence[Corpus] = (),
     model_header: dict[str, str] | None = None,
+    on_save: Callable[[Tensor], None] = lambda clips: None,
 ) -> StageReport:
     """Train `module` for `stage.steps` steps on `loader`. The weights of its `encoder` end in
     `out/NAME/encoder.safetensors`, what they were trained on, `corpora` among it, in `out/NAME/ledger.json`; with
     `model_header`, which says what they are of, all weights end in `out/NAME/model.safetensors`.
+    The main process calls `on_save` with its last clips at each checkpoint and at the end.
 
     `loss_of(model, batch, generator)` gives the scalar loss, and with it, where accuracy is to be logged, how many rows
     were right and of how many, float32 (2,); `generator` is seeded by the step and the part alone. A step's gradient is
@@ -237,6 +239,7 @@ def train_stage(
         log.rewind(name, report.steps)
 
     module.train()
+    clips = NO_CLIPS
     generator, pace = torch.Generator(accelerator.device), Pace(accelerator.device)
     bar = tqdm(
         total=stage.steps,
@@ -271,6 +274,7 @@ def train_stage(
                     accelerator.backward(loss)
                 losses.append(loss.detach())
                 answers += right
+                clips = batch.clips
                 taken.append(replace(batch, clips=NO_CLIPS))
             prepared.step()
             prepared.zero_grad(set_to_none=True)
@@ -323,6 +327,8 @@ def train_stage(
         }
         log.write(row)
         pass_on(accelerator, out, row)
+        if report.steps % save_every == 0 or report.steps == stage.steps:
+            on_save(clips)
         if report.steps % save_every == 0 and report.steps < stage.steps:
             state = {"report": asdict(report), "ledger": asdict(ledger), "loader": loader.state_dict()}
             whole = Checkpoint(module.state_dict(), flatten_optimizer(optimizer), state, average)
