@@ -343,4 +343,5 @@ def train_stage(
         write_atomic(done, (json.dumps(asdict(report), indent=1) + "\n").encode())
         remove_checkpoints(folder)
     accelerator.wait_for_everyone()
+    accelerator.free_memory()  # else it holds on to every model and optimizer that it prepared
     return report

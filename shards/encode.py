@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 GOP = 16
-MACROBLOCK = 16
 # JPEG quality: x264's rate factor with the same PSNR, on clips of people moving at 256 pixels, 6 frames a second.
 RATE_FACTORS = {1: 51.0, 10: 42.0, 25: 35.0, 50: 30.0, 75: 25.5, 85: 22.5, 95: 17.0, 100: 4.5}
 
@@ -50,13 +49,15 @@ class Encoded:
     holes: dict[str, Any] | None = None
 
 
-def encode(frames: Iterator[NDArray[np.uint8]], codec: Codec, *, fps: float, quality: int) -> Encoded:
+def encode(
+    frames: Iterator[NDArray[np.uint8]], codec: Codec, *, fps: float, quality: int, multiple: int = 2
+) -> Encoded:
     """Encode RGB `frames`, uint8 (H, W, 3) of one even size, taken one at a time. Those of (H, W, 4) say in the fourth
     channel where they were filled in: anywhere but 0.
 
-    `quality` is JPEG's, 1 to 100; for h264 it stands for the rate factor that comes out alike. Of h264 the long side
-    becomes a multiple of 16: up to 15 pixels are left out, half at each end. Raises RefusedError where there are no
-    frames, and passes on what `frames` raises.
+    `quality` is JPEG's, 1 to 100; for h264 it stands for the rate factor that comes out alike. The long side becomes
+    a `multiple` of pixels: what is over is left out, half at each end. Raises RefusedError where there are no frames,
+    and passes on what `frames` raises.
     """
     first = next(frames, None)
     if first is None:
@@ -65,10 +66,8 @@ def encode(frames: Iterator[NDArray[np.uint8]], codec: Codec, *, fps: float, qua
     if height % 2 or width % 2:
         raise ValueError(f"frames of {width} x {height}: 4:2:0 needs even sides")
     frames = _of_one_shape(chain([first], frames), first.shape)
-    if codec == "h264" and max(height, width) > MACROBLOCK and max(height, width) % MACROBLOCK:
-        # DALI (2.4) looks for a decoder of the coded size among those by the shown size: where they differ it never
-        # finds one and makes one for every video, at 50 ms and more.
-        frames, height, width = _whole_macroblocks(frames, height, width)
+    if less := max(height, width) % multiple:
+        frames, height, width = _middle(frames, height, width, less)
     cells: list[NDArray[np.bool_]] = []
     if first.shape[2] == 4:
         frames = _without_holes(frames, cells)
@@ -79,11 +78,10 @@ def encode(frames: Iterator[NDArray[np.uint8]], codec: Codec, *, fps: float, qua
     return Encoded(members, count, width, height, holes_record(cells) if cells else None)
 
 
-def _whole_macroblocks(
-    frames: Iterator[NDArray[np.uint8]], height: int, width: int
+def _middle(
+    frames: Iterator[NDArray[np.uint8]], height: int, width: int, less: int
 ) -> tuple[Iterator[NDArray[np.uint8]], int, int]:
-    """The middle of `frames`, the long side cut to a multiple of 16, with its height and width."""
-    less = max(height, width) % MACROBLOCK
+    """The middle of `frames`, the long side shorter by `less` pixels, with its height and width."""
     down, right = (0, less) if width > height else (less, 0)
     top, left = down // 4 * 2, right // 4 * 2  # even, so that chroma stays in its place
     height, width = height - down, width - right
