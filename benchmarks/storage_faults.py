@@ -145,7 +145,7 @@ def run_cell(case: Case, target: str, expected: object, proxy: FaultServer, fold
         "outcome": outcome,
         "as_it_should": bool(good and struck),
         "faults": struck,
-        "gets": len(proxy.downloads()),
+        "gets": sum(request.method == "GET" and request.path.endswith(".tar") for request in proxy.requests),
         "seconds": round(seconds, 2),
         **({"line": line} if line else {}),
     }

@@ -40,7 +40,7 @@ def fault_table(results: dict[str, Any]) -> str:
 def _cell(cell: dict[str, Any]) -> str:
     seconds = f"{cell['seconds']:.1f} s"
     if cell["outcome"] == "recovered":
-        return f"same, {cell['faults']} of {cell['gets']} GETs, {seconds}"
+        return f"same, {cell['faults']} fault{'s' * (cell['faults'] != 1)}, {seconds}"
     return f"{cell['outcome']}, {seconds}"
 
 
