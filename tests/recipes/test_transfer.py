@@ -229,7 +229,7 @@ def test_every_command_keeps_its_results_and_names_its_scores(finished: Path, da
         assert [line["key"] for line in lines] == list(val.keys) * row["seeds"]
         assert {line["label"] for line in lines} == set(CLASSES)
         assert np.mean([line["label"] == line["prediction"] for line in lines]) == pytest.approx(row["top1"])
-    assert len({row["predictions"] for row in results_of(finished)["rows"]}) == 9
+    assert len({row["predictions"] for row in results_of(finished)["rows"]}) == len(results_of(finished)["rows"])
 
 
 def test_a_finetuning_killed_before_it_was_scored_is_done_again(finished: Path, data: Path, tmp_path: Path) -> None:
