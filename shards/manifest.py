@@ -21,6 +21,7 @@ import zstandard
 from numpy.typing import NDArray
 
 from understudy.shards.cache import Cache, default_cache
+from understudy.shards.checks import DIGEST, INDEX, MOST_ROWS, NAME, SHARD, items, matching, rate, whole, words
 from understudy.shards.columns import Keys, number_groups, read_columns, read_rows
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
@@ -148,10 +149,10 @@ class Manifest:
         try:
             body: Any = json.loads(text)
             if body["format"] != FORMAT:
-                raise UserError(f"{path}: shard format {body['format']}, this version reads {FORMAT}; repack it")
+                raise UserError(f"{path}: shard format {body['format']!r:.80}, this version reads {FORMAT}; repack it")
             manifest = Manifest._from_body(body)
             digest = cast(str, body["digest"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a corpus manifest ({error!r}); repack the corpus") from None
         if manifest.digest != digest:
             raise UserError(f"{path}: digest does not fit its content, it was edited or damaged; repack the corpus")
@@ -160,26 +161,36 @@ class Manifest:
     @staticmethod
     def _from_body(body: Any) -> Manifest:
         if body["kind"] not in KINDS or body["codec"] not in MEMBERS:
-            raise ValueError(f"kind {body['kind']!r}, codec {body['codec']!r}")
-        counts, samples = body["counts"], body["samples"]
-        keys = ("url", "nsamples", "filesize", "sha256", "index")
+            raise ValueError(f"kind {body['kind']!r:.80}, codec {body['codec']!r:.80}")
+        counts, samples, made_by = body["counts"], body["samples"], body["made_by"]
+        if samples["url"] != SAMPLES:
+            raise ValueError(f"a sample table {samples['url']!r:.80}")
         return Manifest(
-            name=body["name"],
+            name=matching(NAME, body["name"]),
             kind=body["kind"],
-            classes=tuple(body["classes"]),
-            licence=body["licence"],
+            classes=tuple(map(words, items(body["classes"]))),
+            licence=words(body["licence"]),
             codec=body["codec"],
-            fps=body["fps"],
-            short_side=body["short_side"],
-            shards=tuple(Shard(**{key: entry[key] for key in keys}) for entry in body["shardlist"]),
-            samples_sha256=samples["sha256"],
-            samples_filesize=samples["filesize"],
-            frames=counts["frames"],
-            refused=counts["refused"],
-            per_class=tuple(counts["per_class"]),
-            tool=body["made_by"]["tool"],
-            tool_version=body["made_by"]["version"],
-            plan=body["made_by"]["plan"],
+            fps=rate(body["fps"]),
+            short_side=whole(body["short_side"], least=1),
+            shards=tuple(
+                Shard(
+                    url=matching(SHARD, entry["url"]),
+                    nsamples=whole(entry["nsamples"], most=MOST_ROWS),
+                    filesize=whole(entry["filesize"]),
+                    sha256=matching(DIGEST, entry["sha256"]),
+                    index=matching(INDEX, entry["index"]),
+                )
+                for entry in items(body["shardlist"])
+            ),
+            samples_sha256=matching(DIGEST, samples["sha256"]),
+            samples_filesize=whole(samples["filesize"]),
+            frames=whole(counts["frames"]),
+            refused=whole(counts["refused"]),
+            per_class=tuple(map(whole, items(counts["per_class"]))),
+            tool=words(made_by["tool"]),
+            tool_version=words(made_by["version"]),
+            plan=words(made_by["plan"]),
         )
 
 

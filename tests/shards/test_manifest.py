@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,8 +108,9 @@ def packed(seed: int, rows: int, members: tuple[str, ...], groups: float) -> byt
     def sample() -> Sample:
         key, group = (f"{chance.getrandbits(128):032x}" for _ in range(2))
         spans = {member: (number(15), number(9)) for member in members}
-        sizes = [number(9) for _ in range(6)]
-        return Sample(key, *sizes, spans, number(9), group if chance.random() < groups else "")
+        shard, row, label, frames, width, height = (number(9) for _ in range(6))
+        checksum, grouped = number(9), chance.random() < groups
+        return Sample(key, shard, row, label, frames, width, height, spans, checksum, group if grouped else "")
 
     return zstandard.decompress(encode_samples(sample() for _ in range(rows)))
 
@@ -233,6 +239,66 @@ def test_a_changed_manifest_is_told(tmp_path: Path, old: str, new: str, says: st
     with pytest.raises(UserError, match=says) as caught:
         Manifest.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+HOSTILE = st.sampled_from(
+    ["", ".", "..", "../victim", "a/b.tar", "/etc/passwd", "a\0.tar", "a.tar\n", "\ud800", -1, 2**70, 0.5, 1e400, True]
+)
+
+
+def places(body: Any, to: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where there is a value in JSON: the names and numbers that lead there."""
+    yield to
+    for name in body if isinstance(body, dict) else range(len(body)) if isinstance(body, list) else ():
+        yield from places(body[name], (*to, name))
+
+
+def sealed(body: dict[str, Any]) -> bytes:
+    """A manifest with a digest that fits, whatever it says."""
+    told = {name: value for name, value in body.items() if name not in ("digest", "made_by")}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return json.dumps({**body, "digest": digest}).encode()
+
+
+def is_size(value: object, most: int = 2**63) -> bool:
+    return type(value) is int and 0 <= value < most
+
+
+PLACES = [place for place in places(json.loads(MANIFEST.to_json())) if place]
+
+
+@settings(max_examples=500)
+@given(place=st.sampled_from(PLACES), value=HOSTILE | JSON)
+def test_whatever_a_manifest_says_it_is_sound_or_told(place: tuple[Any, ...], value: Any) -> None:
+    body = json.loads(MANIFEST.to_json())
+    parent = reduce(lambda inner, name: inner[name], place[:-1], body)
+    parent[place[-1]] = value
+    try:
+        manifest = Manifest.parse(sealed(body), Path("manifest.json"))
+    except UserError as error:
+        assert str(error).startswith("manifest.json: ") and "repack" in str(error)
+        assert "\n" not in str(error) and len(str(error)) < 300
+        return
+    digests = [manifest.samples_sha256, *(shard.sha256 for shard in manifest.shards)]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+    for shard in manifest.shards:
+        assert all(re.fullmatch(r"[A-Za-z0-9_-]+\.(tar|idx)", name) for name in (shard.url, shard.index))
+        assert is_size(shard.nsamples, 2**31) and is_size(shard.filesize)
+    assert re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", manifest.name)
+    assert math.isfinite(manifest.fps) and manifest.fps > 0 and is_size(manifest.short_side - 1)
+    sizes = (manifest.samples_filesize, manifest.frames, manifest.refused, *manifest.per_class)
+    assert all(map(is_size, sizes))
+    assert manifest.to_json().encode()
+
+
+@pytest.mark.parametrize("deep", [b"[" * 10**5, b'{"format":' * 10**5])
+def test_a_manifest_nested_too_deep_is_told(deep: bytes) -> None:
+    with pytest.raises(UserError, match="not a corpus manifest"):
+        Manifest.parse(deep, Path("manifest.json"))
 
 
 def test_no_manifest_no_corpus(tmp_path: Path) -> None:
