@@ -1,12 +1,17 @@
-"""What a manifest must keep to before anything is done with it: corpora come from strangers too.
+"""What a manifest and a sample table must keep to before anything is done with them: corpora come from strangers too.
 
-A manifest names files and sizes. What passes here can't lead out of the corpus, or out of the cache.
+What passes here leads neither out of the corpus and the cache, nor to bytes, frames or classes that can't be there.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any, cast
+
+import numpy as np
+
+from understudy.shards.columns import Columns
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # of a corpus; its files begin with it
 SHARD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,95}\.tar")
@@ -15,6 +20,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 LARGEST = 2**63 - 1
 MOST_ROWS = 2**31 - 1  # of a shard
 FASTEST = 240  # frames a second
+LONGEST_SIDE = 65535  # of a JPEG
 
 
 def matching(pattern: re.Pattern[str], value: Any) -> str:
@@ -51,3 +57,29 @@ def items(value: Any) -> list[Any]:
     if not isinstance(value, list):
         raise TypeError(f"{value!r:.80} where a list should be")
     return cast("list[Any]", value)
+
+
+def check_rows(columns: Columns, nsamples: Sequence[int], filesizes: Sequence[int], classes: int) -> None:
+    """Raise ValueError, saying what is wrong, unless the rows are those of shards of so many samples, in order, and
+    what they say can be there. There have to be as many rows as samples.
+    """
+    shard, row, label, frames, width, height, _ = columns.numbers
+    counts = np.array(nsamples, np.int64)
+    shards = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+    rows = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+    if not np.array_equal(shard, shards) or not np.array_equal(row, rows):
+        raise ValueError("its rows are not the manifest's shards in order")
+    bounds = {
+        "label": (label, 0, classes - 1),
+        "frames": (frames, 1, LARGEST),
+        "width": (width, 1, LONGEST_SIDE),
+        "height": (height, 1, LONGEST_SIDE),
+    }
+    for name, (column, least, most) in bounds.items():
+        for value in (column.min(initial=least), column.max(initial=least)):
+            if not least <= value <= most:
+                raise ValueError(f"a row has {name} {value}, from {least} to {most} is possible")
+    room = np.repeat(np.array(filesizes, np.int64), counts)
+    for offset, size in columns.places.transpose(1, 2, 0):
+        if (size > room - offset).any():
+            raise ValueError("a row lies beyond the end of its shard")

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,19 @@ import zstandard
 from numpy.typing import NDArray
 
 from understudy.shards.cache import Cache, default_cache
-from understudy.shards.checks import DIGEST, INDEX, MOST_ROWS, NAME, SHARD, items, matching, rate, whole, words
+from understudy.shards.checks import (
+    DIGEST,
+    INDEX,
+    MOST_ROWS,
+    NAME,
+    SHARD,
+    check_rows,
+    items,
+    matching,
+    rate,
+    whole,
+    words,
+)
 from understudy.shards.columns import Keys, number_groups, read_columns, read_rows
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
@@ -239,14 +251,14 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
     return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(text.getbuffer())
 
 
-def decode_samples(data: bytes) -> list[Sample]:
-    """The inverse of `encode_samples`. Raises ValueError, KeyError or zstandard.ZstdError on damaged bytes."""
-    return [sample_from_row(row) for row in read_rows(data)]
+def read_samples(data: bytes) -> Iterator[Sample]:
+    """What `encode_samples` made bytes of, one at a time. Raises as `sample_from_row` does, or zstandard.ZstdError."""
+    return map(sample_from_row, read_rows(data))
 
 
 def sample_from_row(row: dict[str, Any]) -> Sample:
-    """A Sample from its fields as JSON has them. Raises TypeError or KeyError where they are not its fields."""
-    spans = {extension: (span[0], span[1]) for extension, span in row["members"].items()}
+    """A Sample from its fields as JSON has them. Raises TypeError, KeyError or ValueError where they aren't such."""
+    spans = {extension: (offset, size) for extension, (offset, size) in dict(row["members"]).items()}
     fields: dict[str, Any] = {**row, "members": spans}
     return Sample(**fields)
 
@@ -329,13 +341,18 @@ class Corpus:
         manifest = Manifest.load(root)
         data = _read_samples(root, manifest, cache)
         try:
-            columns = read_columns(data, MEMBERS[manifest.codec])
+            columns = read_columns(data, MEMBERS[manifest.codec], manifest.nsamples)
         except (KeyError, TypeError, ValueError, OverflowError, zstandard.ZstdError) as error:
             raise UserError(f"{root / SAMPLES}: not a sample table ({error!r}); repack the corpus") from None
-        if len(columns.keys) != manifest.nsamples:
-            raise UserError(
-                f"{root / SAMPLES}: {len(columns.keys)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
-            )
+        rows, expected = len(columns.keys), manifest.nsamples
+        if rows != expected:
+            told = f"more than {expected}" if rows > expected else rows
+            raise UserError(f"{root / SAMPLES}: {told} rows, {MANIFEST} says {expected}; repack the corpus")
+        nsamples, filesizes = [shard.nsamples for shard in manifest.shards], [s.filesize for s in manifest.shards]
+        try:
+            check_rows(columns, nsamples, filesizes, len(manifest.classes))
+        except ValueError as error:
+            raise UserError(f"{root / SAMPLES}: {error}; repack the corpus") from None
         shard, row, label, frames, width, height, checksum = columns.numbers
         return Corpus(
             root=root,

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import av
+import av.container
 import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
@@ -25,7 +26,7 @@ from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
 from understudy.shards.keys import sample_key
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus, Manifest, decode_samples, encode_samples
+from understudy.shards.manifest import Corpus, Manifest, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source
@@ -261,7 +262,7 @@ def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_c
     (root / "clips.csv").write_text(f"key,{NAME}\n")
     assert found() == {"source names"}
     (root / "clips.csv").unlink()
-    samples = [replace(sample, group="g23") for sample in decode_samples((root / "samples.jsonl.zst").read_bytes())]
+    samples = [replace(sample, group="g23") for sample in read_samples((root / "samples.jsonl.zst").read_bytes())]
     data = encode_samples(samples)
     (root / "samples.jsonl.zst").write_bytes(data)
     manifest = Manifest.load(root)
