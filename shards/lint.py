@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from understudy.shards.cache import default_cache
 from understudy.shards.errors import UserError
-from understudy.shards.fetch import Blob, read_address
+from understudy.shards.fetch import LARGEST_TEXT, Blob, read_address
 from understudy.shards.frames import check_payload, decode_frames
 from understudy.shards.holes import read_holes
 from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, read_samples
@@ -113,7 +113,7 @@ def _lint_manifest(root: Address, manifest: Manifest) -> Iterator[str]:
 def _load_table(root: Address, manifest: Manifest) -> bytes:
     """The sample table's file. Raises ValueError where it is not the one that the manifest names."""
     try:
-        data = read_address(root / SAMPLES)
+        data = read_address(root / SAMPLES, max(LARGEST_TEXT, manifest.samples_filesize))
     except (FileNotFoundError, MissingError):
         raise ValueError("missing") from None
     if len(data) != manifest.samples_filesize:
