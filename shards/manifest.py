@@ -329,6 +329,10 @@ class Corpus:
             raise UserError(f"{path}: {size} bytes, the manifest says {expected}; copy it again or repack the corpus")
         return descriptor
 
+    def read_table(self) -> bytes:
+        """The bytes of the sample table, for those who want to know what else is in it. Raises UserError as `open`."""
+        return _read_samples(self.root, self.manifest, self.cache)
+
     @staticmethod
     def open(root: Address | str, cache: Cache | None = None) -> Corpus:
         """Open the corpus in folder `root`, or at an address such as s3://bucket/prefix; what is fetched from there
