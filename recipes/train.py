@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from understudy.loader import Batch
 from understudy.models.augment import Augment
-from understudy.models.loading import header
+from understudy.models.loading import header, load_strictly
 from understudy.models.optim import Halved, learning_rate, parameter_groups, update_average
 from understudy.models.randaugment import OPERATIONS
 from understudy.models.vit import ViTConfig
@@ -219,7 +219,10 @@ def train_stage(
     ledger = Ledger(corpora=describe(corpora))
     checkpoint = latest_checkpoint(folder)
     if checkpoint is not None:
-        module.load_state_dict(checkpoint.model)
+        try:
+            load_strictly(module, checkpoint.model, str(folder))
+        except ValueError as error:
+            raise UserError(f"{error}; another version made its checkpoints: delete them to train it again") from None
         loader.load_state_dict(checkpoint.state["loader"])
         report = StageReport(**checkpoint.state["report"])
         ledger = Ledger(**checkpoint.state["ledger"])
