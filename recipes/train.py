@@ -251,8 +251,10 @@ def train_stage(
         unit="step",
         disable=None if accelerator.is_main_process else True,
     )
-    for first in range(report.steps, stage.steps, log_every):
-        steps = min(log_every, stage.steps - first)
+    while report.steps < stage.steps:
+        # Up to a multiple of log_every, also where a run with others was stopped: none of save_every is passed over.
+        first = report.steps
+        steps = min(log_every - first % log_every, stage.steps - first)
         losses: list[Tensor] = []
         answers: list[Tensor] = []
         taken: list[Batch] = []
