@@ -179,7 +179,7 @@ def told_in_one_line(recipe: str) -> Iterator[None]:
     except UserError as error:
         sys.exit(f"{recipe}: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
         again = "make room and run the same command again, it goes on where it was"
         sys.exit(f"{recipe}: no space left on the disk; {again}")
