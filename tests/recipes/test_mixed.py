@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from understudy.models.align import Aligner
+from understudy.models.augment import Augment
 from understudy.models.mae import MAEConfig, MaskedAutoencoder
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import ViTConfig
@@ -238,6 +239,16 @@ def test_a_batch_must_divide_among_the_ranks(corpora: Path, tmp_path: Path) -> N
     config = replace(config, stage2=replace(config.stage2, blend=True))
     with pytest.raises(UserError, match=r"stage2: batch size . does not divide into 1 views on 8 ranks"):
         check_corpora(config, opened, cast(Accelerator, ranks))
+
+
+def test_clips_that_are_mixed_with_each_other_must_be_on_one_rank(corpora: Path, tmp_path: Path) -> None:
+    config, ranks = tiny(corpora, tmp_path), SimpleNamespace(num_processes=2, process_index=0, device="cpu")
+    config = replace(config, stage2=replace(config.stage2, batch_size=6, augment=Augment(mixup=0.8)))
+    opened = open_corpora(config)
+    with pytest.raises(UserError, match=r"^stage2: a batch of 6 on 2 ranks parts clips .*; give a multiple of 4, or"):
+        check_corpora(config, opened, cast(Accelerator, ranks))
+    ranks.num_processes = 1
+    check_corpora(config, opened, cast(Accelerator, ranks))
 
 
 def test_corpora_are_named_all_or_for_the_demo_none(tmp_path: Path) -> None:
