@@ -20,11 +20,13 @@ from understudy.models.align import mixed_cross_entropy
 from understudy.models.augment import Augment, augment_batch
 from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
+from understudy.models.loading import header
 from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
+from understudy.models.whole import MODEL
 from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import cache_name, encoder_key, one_pass
-from understudy.recipes.train import ENCODER, Stage, StageReport, step_seed, train_stage
+from understudy.recipes.train import ENCODER, REPORT, Stage, StageReport, step_seed, train_stage
 from understudy.shards.manifest import Corpus
 
 SCORES = "scores.safetensors"
@@ -234,10 +236,10 @@ def _trained(
     out: Path,
     threads: int,
 ) -> Finetuned:
-    """Train a model on `train` and score it on `val`, unless both lie in `out/NAME` already."""
-    scores = out / name / SCORES
-    if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
-        shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone
+    """Train a model on `train` and score it on `val`, of which what lies in `out/NAME` already is not done again."""
+    scores, whole, done = (out / name / file for file in (SCORES, MODEL, REPORT))
+    if accelerator.is_main_process and done.exists() and not scores.exists() and not whole.exists():
+        shutil.rmtree(out / name)  # somebody took the scores away, for which the head that is gone is needed
     accelerator.wait_for_everyone()
 
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -271,14 +273,18 @@ def _trained(
             save_every=500,
             compiled=False,
             corpora=[train],
+            model_header=header(module.encoder.config),
         )
     if not scores.exists():
+        module.load_state_dict(load_file(whole))  # it may have been trained before a kill
         started = time.perf_counter()
         logits, ok = score(accelerator, module, val, clip, views, threads)
         speed = len(val) * views.clips * views.crops / (time.perf_counter() - started)
         if accelerator.is_main_process:
             save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
         accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        whole.unlink(missing_ok=True)
     saved = load_file(scores)
     return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]), scores)
 

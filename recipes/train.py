@@ -43,6 +43,7 @@ from understudy.shards.manifest import Corpus
 
 ENCODER = "encoder.safetensors"
 LEDGER = "ledger.json"
+REPORT = "report.json"
 AHEAD = 2  # steps that the host may be ahead of a GPU: fewer batches than those that the loader lets it have (LEAD)
 NO_CLIPS = torch.empty(0, dtype=torch.uint8)
 
@@ -205,7 +206,7 @@ def train_stage(
     Raises UserError when the loss is not finite.
     """
     folder, log = out / name, MetricsLog(out / "metrics.jsonl")
-    done = folder / "report.json"
+    done = folder / REPORT
     if done.exists():
         return StageReport(**json.loads(done.read_text()))
 
