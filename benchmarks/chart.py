@@ -82,13 +82,15 @@ def row_table(results: Row) -> str:
 
 def ratio_table(results: Row) -> str:
     """The ratios that the project is held to."""
-    lines = ["| | over | measured | target | |", "|---|---|--:|--:|---|"]
+    lines = ["| | over | median of the rounds | interval | target | |", "|---|---|--:|---|--:|---|"]
     for ratio in results["ratios"]:
         low, high = ratio["interval"]
         target = "" if ratio["target"] is None else f"{'at most ' if ratio['at_most'] else ''}{ratio['target']:g}"
         reached = {True: "reached", False: "not reached", None: ""}[ratio["reached"]]
-        measured = f"{ratio['ratio']:.2f} ({low:.2f} to {high:.2f})"
-        lines.append(f"| {ratio['name']} | {ratio['over']} | {measured} | {target} | {reached} |")
+        if ratio["reached"] and not (high <= ratio["target"] if ratio["at_most"] else low >= ratio["target"]):
+            reached = "by the median only"
+        spread = f"{low:.2f} to {high:.2f} ({ratio['coverage']:.0%})"
+        lines.append(f"| {ratio['name']} | {ratio['over']} | {ratio['ratio']:.2f} | {spread} | {target} | {reached} |")
     return "\n".join(lines)
 
 

@@ -103,7 +103,8 @@ def bad_sample(name: str, corpus: Corpus, clip: Clip, device: torch.device) -> d
     again, later = decoded(decoder, good, clip.size)
     return {
         "reason": reasons[1],
-        "harmless": reasons[0] is None
+        "harmless": reasons[1] is not None  # junk that is decoded in silence is worse than junk that is refused
+        and reasons[0] is None
         and reasons[2] is None
         and not any(later)
         and float(np.abs(clips[[0, 2]].astype(np.int16) - expected).mean()) <= MEAN_LIMIT

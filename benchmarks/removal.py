@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import shutil
@@ -67,12 +68,14 @@ def main() -> None:
     options = parser.parse_args()
     removal = Removal(segmenter=options.segmenter, weights=options.weights, device=options.device)
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
-    result |= {
-        "machine": {"cpu": platform.processor() or platform.machine(), "cores": usable_cores()},
+    measured_with = {
+        "machine": {"cpu": _processor(), "cores": usable_cores(), "load": os.getloadavg()},
         "versions": {name: version(name) for name in ("understudy", "opencv-python-headless", "numpy")},
         "segmenter": options.segmenter,
         "device": options.device,
     }
+    # For each part, as the others may have been measured elsewhere.
+    result["parts"] = result.get("parts", {}) | dict.fromkeys(options.parts, measured_with)
     if "speed" in options.parts:
         with tempfile.TemporaryDirectory(prefix="removal-") as work:
             videos = options.videos or _demo_videos(Path(work), 2 * options.workers)
@@ -97,6 +100,12 @@ def main() -> None:
             }
             _show(result["segmenter_masks"])
     options.out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def _processor() -> str:
+    """The processor's name as Linux has it."""
+    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
+    return found[1] if found else platform.machine()
 
 
 def _show(corpora: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@
 starts Ceph's S3 gateway on loopback (tests/storage/rgw.sh) and stores a shard and the demo corpus there. Each client
 then reads the shard in a process of its own, in turn, over several rounds; what it has read is compared with the
 original first. Then stage 1 of the demo job is trained for some steps, from the folder and from the bucket in turn,
-with an empty cache and a full one. Results are JSON: medians with all their values, and CPU seconds of the client.
+with an empty cache and a full one; and the same batches are loaded without training, which hides nothing of what
+loading costs. All of it lies in memory, disks being out of this. Results are JSON: medians with all their values, the
+intervals of ratios, and CPU seconds of the client.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
 from s3_server import BUCKET, Gateway, s3_server
 from storage_tables import storage_table
+from summary import interval
 
 from understudy.shards.cache import Cache
 from understudy.shards.demo import make_demo
@@ -55,12 +59,12 @@ PIECE = 1 << 20
 def understudy_fetch(work: Path, blob: Blob) -> str:
     with (work / "fetched").open("w+b") as file:
         fetch(blob, file)
-    return blob.sha256  # which it has checked
+    return sha256_of(work / "fetched") if _checking() else ""
 
 
 def understudy_cache(work: Path, blob: Blob) -> str:
     os.close(Cache(work / "cache", 10 * blob.size).open(blob))
-    return blob.sha256
+    return sha256_of(work / "cache" / blob.sha256) if _checking() else ""
 
 
 def boto3_pieces(blob: Blob) -> Iterator[bytes]:
@@ -138,7 +142,7 @@ CLIENTS: dict[str, tuple[Callable[[Path, Blob], str], str]] = {
     "boto3 get_object + sha256": (functools.partial(hashed_and_kept, boto3_pieces), VERIFIED),
     "obstore get + sha256": (functools.partial(hashed_and_kept, obstore_pieces), VERIFIED),
     "webdataset pipe:curl + sha256": (functools.partial(hashed_and_kept, curl_pieces), VERIFIED),
-    "understudy cache": (understudy_cache, "sha256 checked, written, synced to the disk, renamed"),
+    "understudy cache": (understudy_cache, "sha256 checked, written, synced (in memory here), renamed"),
     "boto3 download_file": (boto3_download_file, KEPT),
     "boto3 get_object": (functools.partial(dropped, boto3_pieces), DROPPED),
     "obstore get": (functools.partial(dropped, obstore_pieces), DROPPED),
@@ -171,8 +175,8 @@ def read_shard(client: str, work: Path, small: Blob, blob: Blob) -> dict[str, An
     return {"seconds": time.perf_counter() - started, "cpu_seconds": _cpu_seconds() - cpu, "sha256": digest}
 
 
-def train(root: str, steps: int) -> dict[str, Any]:
-    """Some steps of the demo job's stage 1, in this process."""
+def train(root: str, steps: int, learning: bool) -> dict[str, Any]:
+    """Some steps of the demo job's stage 1, in this process; without `learning` only the loader's part of them."""
     import torch
 
     from understudy.loader import Clip, ClipLoader, LoaderSource, Views
@@ -200,6 +204,8 @@ def train(root: str, steps: int) -> dict[str, Any]:
             if step == 0:
                 first, waited = time.perf_counter(), loader.wait_seconds
             seen.update(batch.ids.numpy().tobytes())
+            if not learning:
+                continue
             visible, masked = random_mask(stage.batch_size, vit.tokens, config.mae.mask_ratio, generator)
             loss = module(batch.clips, visible, masked, batch.ok)
             loss.backward()
@@ -224,10 +230,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="JSON file of results")
     parser.add_argument("--rounds", type=int, default=7, help="turns of each client")
-    parser.add_argument("--training-rounds", type=int, default=4)
+    parser.add_argument("--training-rounds", type=int, default=6)
     parser.add_argument("--megabytes", type=int, default=200, help="size of the shard that clients read")
     parser.add_argument("--clips", type=int, default=1000, help="clips of the demo corpus")
     parser.add_argument("--steps", type=int, default=40, help="steps of training a turn")
+    parser.add_argument("--batches", type=int, default=300, help="batches a turn of loading alone")
     parser.add_argument("--turn", help=argparse.SUPPRESS)  # a JSON list: what a child process is to do
     args = parser.parse_args()
     if args.turn:
@@ -247,7 +254,7 @@ def main() -> None:
             results = {
                 "benchmark": "storage",
                 "clients": compare_clients(work, small, args.megabytes, args.rounds),
-                "training": compare_training(work, small, args.clips, args.steps, args.training_rounds),
+                **compare_training(work, small, args),
                 **machine(),
             }
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -282,14 +289,30 @@ def compare_clients(work: Path, small: Blob, megabytes: int, rounds: int) -> lis
     return list(rows.values())
 
 
-def compare_training(work: Path, small: Blob, clips: int, steps: int, rounds: int) -> dict[str, Any]:
-    make_demo(work / "demo", clips=clips, seed=0, workers=usable_cores())
+def compare_training(work: Path, small: Blob, args: argparse.Namespace) -> dict[str, Any]:
+    """`training` and `loading`: the same turns with a training step for each batch, and without."""
+    make_demo(work / "demo", clips=args.clips, seed=0, workers=usable_cores())
     local, remote = work / "demo" / "demo-nohuman", Remote(f"s3://{BUCKET}/demo-nohuman")
     publish(local, remote, progress=False)
     corpus = Corpus.open(local)
     largest = max(corpus.manifest.shards, key=lambda shard: shard.filesize)
     blob = Blob(remote / largest.url, largest.filesize, largest.sha256)
     places = {"folder": str(local), "bucket, cold": str(remote), "bucket, warm": str(remote)}
+    about = {"clips": args.clips, "shards": len(corpus.manifest.shards), "largest_shard_bytes": largest.filesize}
+
+    def one_fetch() -> float:
+        return in_child(read_turn("understudy fetch", work, small, blob), {})["seconds"]
+
+    return {
+        "corpus": about,
+        "training": take_turns(work, places, [args.steps, True], args.training_rounds, one_fetch),
+        "loading": take_turns(work, places, [args.batches, False], args.training_rounds, one_fetch),
+    }
+
+
+def take_turns(
+    work: Path, places: dict[str, str], what: list[Any], rounds: int, one_fetch: Callable[[], float]
+) -> dict[str, Any]:
     turns: dict[str, list[dict[str, Any]]] = {name: [] for name in places}
     fetches: list[float] = []
     for round_number in range(rounds):
@@ -297,25 +320,26 @@ def compare_training(work: Path, small: Blob, clips: int, steps: int, rounds: in
         order = list(places) if round_number % 2 else [*list(places)[1:], "folder"]
         for name in order:  # the warm one comes after the cold one and finds its cache
             place = places[name]
-            answer = in_child(["train", place, steps], {"UNDERSTUDY_CACHE": str(work / "node")})
+            answer = in_child(["train", place, *what], {"UNDERSTUDY_CACHE": str(work / "node")})
             assert "failed" not in answer, answer
             turns[name].append(answer)
-            say(f"training, round {round_number + 1} of {rounds}: {name}")
-        fetches.append(in_child(read_turn("understudy fetch", work, small, blob), {})["seconds"])
+            say(f"{'training' if what[1] else 'loading'}, round {round_number + 1} of {rounds}: {name}")
+        fetches.append(one_fetch())
     assert len({turn["sequence"] for place in turns.values() for turn in place}) == 1, "not the same samples"
     summary = {name: {key: [t[key] for t in done] for key in done[0]} for name, done in turns.items()}
     speeds = {name: [t["samples_per_second"] for t in done] for name, done in turns.items()}
     firsts = {name: [t["first_batch_seconds"] for t in done] for name, done in turns.items()}
-    one_fetch = statistics.median(fetches)
+    fetch_seconds = statistics.median(fetches)
     return {
-        "corpus": {"clips": clips, "shards": len(corpus.manifest.shards), "largest_shard_bytes": largest.filesize},
-        "steps": steps,
+        "batches": what[0],
         "turns": summary,
-        "one_shard_fetch_seconds": one_fetch,
-        "speed_ratio_cold": statistics.median(b / a for a, b in zip(speeds["folder"], speeds["bucket, cold"])),
-        "speed_ratio_warm": statistics.median(b / a for a, b in zip(speeds["folder"], speeds["bucket, warm"])),
+        "one_shard_fetch_seconds": fetch_seconds,
+        "speed_ratios": {
+            name: asdict(interval([b / a for a, b in zip(speeds["folder"], speeds[name])]))
+            for name in ("bucket, cold", "bucket, warm")
+        },
         "first_batch_seconds_over_folder_and_one_fetch": statistics.median(
-            b - a - one_fetch for a, b in zip(firsts["folder"], firsts["bucket, cold"])
+            b - a - fetch_seconds for a, b in zip(firsts["folder"], firsts["bucket, cold"])
         ),
     }
 

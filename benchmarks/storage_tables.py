@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 HERE = Path(__file__).parent
@@ -50,26 +51,32 @@ def storage_table(results: dict[str, Any]) -> str:
     for row in results["clients"]:
         figures = [row.get(f"median_{key}", "-") for key in ("MB_per_second", "cpu_s_per_GB")]
         lines.append(f"| {row['client']} | {figures[0]} | {figures[1]} | {row.get('failed', row['note'])} |")
-    training = results["training"]
-    turns = training["turns"]
+    training, loading = results["training"], results["loading"]
     lines += ["", "| demo job, stage 1 | clips/s | waiting for data | first batch after |", "|---|---:|---:|---:|"]
-    for place, figures in turns.items():
-        speed, share, first = (
-            sorted(figures[key])[len(figures[key]) // 2]
-            for key in ("samples_per_second", "data_share", "first_batch_seconds")
-        )
-        lines.append(f"| {place} | {speed:.0f} | {share:.1%} | {first:.2f} s |")
+    for what, part in (("", training), (", loaded only", loading)):
+        for place, figures in part["turns"].items():
+            speed, share, first = (
+                median(figures[key]) for key in ("samples_per_second", "data_share", "first_batch_seconds")
+            )
+            lines.append(f"| {place}{what} | {speed:,.0f} | {share:.1%} | {first:.2f} s |")
     return "\n".join(
         [
             *lines,
             "",
-            f"From the bucket at {training['speed_ratio_cold']:.3f} of the folder's clips/s with a cold cache and "
-            f"{training['speed_ratio_warm']:.3f} with a warm one (medians of {len(turns['folder']['sequence'])} "
-            "rounds, after the first batch; the same samples in the same order). The first batch of a cold start comes "
+            f"Over the folder's clips/s, after the first batch: in training {_ratios(training)}; loaded only "
+            f"{_ratios(loading)}. Medians and intervals of {len(training['turns']['folder']['sequence'])} rounds, the "
+            "same samples in the same order. The first batch of a cold start comes "
             f"{training['first_batch_seconds_over_folder_and_one_fetch']:+.2f} s after the folder's plus one shard's "
             f"fetch ({training['one_shard_fetch_seconds']:.2f} s).",
             "",
         ]
+    )
+
+
+def _ratios(part: dict[str, Any]) -> str:
+    return " and ".join(
+        f"{ratio['median']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f}) from the {place}"
+        for place, ratio in part["speed_ratios"].items()
     )
 
 

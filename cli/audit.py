@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
+from understudy.privacy.detectors import AUDIT_DEFAULT
 from understudy.shards.errors import UserError
 from understudy.shards.machine import usable_cores
 from understudy.shards.remote import parse_address
@@ -30,7 +31,7 @@ class Audit:
     """Videos, or corpora, that show people in every frame; each folder in it is a group, the worst of which counts."""
     half_canaries: bool = False
     """Show the canaries at half their size too, as small people are missed first."""
-    detectors: tuple[str, ...] = ("openimages", "mtcnn", "text")
+    detectors: tuple[str, ...] = AUDIT_DEFAULT
     """NAME or NAME:WEIGHTS, of openimages, body-parts, mtcnn, pose, palm, face, text, torchvision, transformers."""
     tiles: tuple[int, ...] = (1, 2)
     """Scales: each n looks at n x n overlapping parts of the frame."""

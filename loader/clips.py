@@ -5,6 +5,7 @@ What is drawn when is decided in order.py, schedule.py and views.py; how it beco
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from types import TracebackType
 from typing import Any, cast
 
 import torch
+from torch import distributed
 
 from understudy.loader.batch import Batch, Failures, Feed, Loaded, Plan, default_threads, load_ahead
 from understudy.loader.decode import choose_decoder
@@ -42,7 +44,7 @@ class ClipLoader:
 
     `batch_size` is the rows of a step over all ranks, views included: batch_size / views.count samples are read.
     Which samples, windows and crops a step has depends on the corpora, `clip`, `views`, `batch_size`, `seed` and
-    `lanes` alone; `rank` of `world_size` takes its part of them. `lanes` (default: the largest divisor of the samples
+    `lanes` alone; `rank` of `world_size` takes its part of them (see own_rank for their defaults). `lanes` (default: the largest divisor of the samples
     a step that is at most 64) must be divisible by the world size.
 
     `skipped` counts unusable samples of this rank by (source, reason) since this object was made; their rows are not
@@ -62,8 +64,8 @@ class ClipLoader:
         seed: int,
         decoder: str = "auto",
         *,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         threads: int | None = None,
         prefetch: int = PREFETCH,
         lanes: int | None = None,
@@ -72,6 +74,7 @@ class ClipLoader:
         allow_changed_corpora: bool = False,
         places: int = 0,
     ) -> None:
+        rank, world_size = own_rank(rank, world_size)
         samples_per_step = check_batch(batch_size, views.count, rank, world_size)
         lanes = default_lanes(samples_per_step) if lanes is None else lanes
         check_layout(samples_per_step, lanes, world_size)
@@ -237,6 +240,20 @@ def training_plans(
         ids, visits = orders[source].step(place, rank, world_size)
         yield Plan(feeds[source], ids, visits)
         step += 1
+
+
+def own_rank(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Both as given; where neither is, those of torch.distributed, else of the launcher's environment, else 0 of 1.
+
+    So that a plain loop that is launched on several ranks doesn't train each of them on the same rows.
+    """
+    if rank is not None and world_size is not None:
+        return rank, world_size
+    if rank is not None or world_size is not None:
+        raise UserError("rank and world_size belong together; give both, or neither to have this process's own")
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def check_batch(batch_size: int, views: int, rank: int, world_size: int) -> int:

@@ -18,7 +18,7 @@ from understudy.loader.batch import (
     default_threads,
     load_ahead,
 )
-from understudy.loader.clips import check_batch
+from understudy.loader.clips import check_batch, own_rank
 from understudy.loader.decode import choose_decoder
 from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
 from understudy.loader.read import OPEN_SHARDS, ShardReader
@@ -30,9 +30,9 @@ class EvalLoader:
     """Finite iterable of `Batch`; each `iter()` is a pass of its own, and `len()` is its number of batches.
 
     `batch_size` is the rows of a step over all ranks, clips x crops of them a sample, clip by clip. Rank r takes the
-    r-th of `world_size` equal parts of the corpus, in corpus order; rows that fill up the last batches are padding:
-    not ok, id and label -1. A sample that can't be used is not ok too, but keeps its id and label, and is counted in
-    `skipped`.
+    r-th of `world_size` equal parts of the corpus (see clips.own_rank for their defaults), in corpus order; rows that
+    fill up the last batches are padding: not ok, id and label -1. A sample that can't be used is not ok too, but keeps
+    its id and label, and is counted in `skipped`.
     """
 
     def __init__(
@@ -43,13 +43,14 @@ class EvalLoader:
         batch_size: int,
         decoder: str = "auto",
         *,
-        rank: int = 0,
-        world_size: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
         threads: int | None = None,
         prefetch: int = 2,
         device: torch.device | str = "cpu",
         max_consecutive_failures: int = 100,
     ) -> None:
+        rank, world_size = own_rank(rank, world_size)
         samples_per_step = check_batch(batch_size, views.clips * views.crops, rank, world_size)
         self._per_batch = samples_per_step // world_size
         smallest = max(1, min((shard.nsamples for shard in corpus.manifest.shards), default=1))

@@ -12,8 +12,6 @@ from understudy.shards.errors import UserError
 NAMES = ("openimages", "body-parts", "mtcnn", "pose", "palm", "face", "text", "torchvision", "transformers")
 # Sees people without the weights that the no-download removal works with, so that the two are independent.
 AUDIT_DEFAULT = ("openimages", "mtcnn", "text")
-# Shares weights with that removal, so it can gate a clip there without spoiling the audit.
-GATE_DEFAULT = ("pose", "palm", "face")
 
 
 def load_detector(spec: str, *, tiles: Sequence[int] = (1, 2), device: str = "cpu") -> Detector:

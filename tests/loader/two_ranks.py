@@ -21,9 +21,7 @@ def main(root: str, out: str) -> None:
     clip = Clip(4, 2, 16)
     seen: list[list[int]] = []
     pixels: list[str] = []
-    with ClipLoader(
-        [LoaderSource(corpus)], clip, Views(2), 20, 5, rank=rank, world_size=world_size, threads=1
-    ) as clips:
+    with ClipLoader([LoaderSource(corpus)], clip, Views(2), 20, 5, threads=1) as clips:  # of the process group's ranks
         for _ in range(15):  # 150 samples: three epochs of 50
             batch = next(clips)
             gathered = [torch.empty_like(batch.clips) for _ in range(world_size)]
@@ -33,7 +31,7 @@ def main(root: str, out: str) -> None:
         state = clips.state_dict()
     evaluated = [
         batch.ids.tolist()
-        for batch in EvalLoader(corpus, clip, EvalViews(), 14, rank=rank, world_size=world_size, threads=1)
+        for batch in EvalLoader(corpus, clip, EvalViews(), 14, threads=1)
     ]
     result = {"seen": seen, "pixels": pixels, "state": state, "evaluated": evaluated}
     (Path(out) / f"{rank}.json").write_text(json.dumps(result))
