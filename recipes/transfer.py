@@ -30,6 +30,7 @@ from understudy.models.classify import VideoClassifier
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.check import check_held_out, check_mixing, check_probe
+from understudy.recipes.configs import summary
 from understudy.recipes.entries import SCRATCH, Model, Task, describe_views, machine, open_model, open_task
 from understudy.recipes.features import cache_name, encoder_key, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import (
@@ -290,8 +291,10 @@ def command_line(arguments: Sequence[str]) -> TransferConfig:
     """`[demo | ppma] [--key value ...]`; no config name means demo, an unknown key is an error."""
     if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
         arguments = ["demo", *arguments]
-    configs = {f.__name__: ((f.__doc__ or "").splitlines()[0], f()) for f in (demo, ppma)}
-    return tyro.extras.overridable_config_cli(configs, prog="transfer.py", args=list(arguments))
+    configs = {f.__name__: (summary(f), f()) for f in (demo, ppma)}
+    return tyro.extras.overridable_config_cli(
+        configs, prog="transfer.py", description="Without a name it is demo.", args=list(arguments)
+    )
 
 
 if __name__ == "__main__":
