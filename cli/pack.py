@@ -70,7 +70,7 @@ class Pack:
     secret_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=f"(default: {SECRET})")] = None
     """Secret that sample keys are made with; made where there is none."""
     work: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint=f"(default: in {WORK})")] = None
-    """Folder to pack in before it is copied to s3://; holds the whole corpus, and is empty again at the end."""
+    """Where to make a folder to pack in, which is gone at the end; needs room for the whole corpus."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
     """Decoding processes on this machine."""
     engine: Engine = "local"

@@ -44,8 +44,8 @@ class ClipLoader:
 
     `batch_size` is the rows of a step over all ranks, views included: batch_size / views.count samples are read.
     Which samples, windows and crops a step has depends on the corpora, `clip`, `views`, `batch_size`, `seed` and
-    `lanes` alone; `rank` of `world_size` takes its part of them (see own_rank for their defaults). `lanes` (default: the largest divisor of the samples
-    a step that is at most 64) must be divisible by the world size.
+    `lanes` alone; `rank` of `world_size` takes its part of them (own_rank says what they are by default). `lanes`
+    (default: the largest divisor of a step's samples that is at most 64) must be divisible by the world size.
 
     `skipped` counts unusable samples of this rank by (source, reason) since this object was made; their rows are not
     ok. `max_consecutive_failures` of one source in a row raise UserError. With `allow_changed_corpora` a state may be

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +24,7 @@ from understudy.privacy.audit_clips import Clip, Footage, Picture, Shape, clip_f
 from understudy.privacy.bounds import Clips, Residual, residual
 from understudy.privacy.detect import Detector, Hit
 from understudy.privacy.detectors import load_detector
+from understudy.privacy.removal_record import models_of
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
 from understudy.shards.manifest import Corpus
@@ -98,7 +99,14 @@ def removal_weights(root: Address, corpus: Corpus | None) -> set[str]:
     """
     used: set[str] = set()
     with suppress(FileNotFoundError, MissingError):
-        used.update(json.loads(read_address(root / REMOVAL))["removal"]["models"])
+        text = read_address(root / REMOVAL)
+        try:
+            used.update(models_of(json.loads(text)["removal"]))
+        except (KeyError, TypeError, ValueError, RecursionError):
+            raise UserError(
+                f"{root / REMOVAL}: not as remove-people writes it, so nobody knows which weights took part; "
+                "remove people again, or move it away"
+            ) from None
     if corpus is None:
         return used
     for number in range(len(corpus.manifest.shards)):
@@ -109,8 +117,8 @@ def removal_weights(root: Address, corpus: Corpus | None) -> set[str]:
                 place = root / corpus.manifest.shards[number].url
                 raise UserError(f"{place}: no shard of ours ({error}); run: understudy lint {root}") from None
             for text in read_spans(file, [(entry.offset, entry.size) for entry in sidecars]):
-                record = cast("dict[str, Any]", json.loads(text)).get("removal") or {}
-                used.update(record.get("models", ()))
+                with suppress(ValueError, AttributeError, RecursionError):  # check_shards.py tells of it
+                    used.update(models_of(json.loads(text).get("removal")))
     return used
 
 

@@ -124,6 +124,8 @@ def tar_clips(path: Path) -> Iterator[Clip]:
     try:
         with tarfile.open(path, "r:") as archive:
             for member in archive:
+                if member.size < 0 or member.issparse():
+                    raise tarfile.ReadError(f"{member.name!r} is sparse, or of size {member.size}")
                 folder, slash, name = member.name.rpartition("/")
                 key, _, extension = name.partition(".")
                 key = f"{folder}{slash}{key}"  # names may repeat from folder to folder
@@ -133,8 +135,8 @@ def tar_clips(path: Path) -> Iterator[Clip]:
                     yield Clip(key, str(path), members=(where,))
                 elif member.isfile() and last in IMAGE:
                     pictures.setdefault(key, []).append(where)
-    except tarfile.TarError as error:
-        raise UserError(f"{path}: not a plain tar ({error}); audit needs uncompressed WebDataset shards") from None
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError, OSError) as error:  # whatever a header may say
+        raise UserError(f"{path}: not a plain tar ({error!r}); audit needs uncompressed WebDataset shards") from None
     yield from (Clip(key, str(path), members=tuple(where)) for key, where in pictures.items())
 
 

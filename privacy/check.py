@@ -23,6 +23,7 @@ _HARMLESS_TAGS = {"major_brand", "minor_version", "compatible_brands", "vendor_i
 _HARMLESS_VALUES = {"language": {"und"}, "handler_name": {"", "VideoHandler"}}
 _BOXES = {b"ftyp", b"free", b"moov", b"mdat"}
 _PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf"}
+DEEPEST = 16  # boxes in boxes; moov/trak/mdia/minf/stbl are five
 _NAMED_BOXES = {
     b"\xa9xyz": "location", b"loci": "location", b"gpmd": "location", b"mebx": "sensor data", b"mett": "sensor data",
     b"tmcd": "timecode", b"SEFT": "maker's trailer", b"sefd": "maker's trailer",
@@ -78,16 +79,19 @@ def _boxes(data: bytes) -> Iterator[Finding]:
         position = end
 
 
-def _inside(data: bytes, position: int, end: int) -> Iterator[Finding]:
+def _inside(data: bytes, position: int, end: int, depth: int = 0) -> Iterator[Finding]:
+    if depth > DEEPEST:
+        yield Finding("box", "boxes nested too deep to look into")
+        return
     while position < end:
         box = _box(data, position, end)
         if box is None:
             return  # padding, as in some udta
         kind, start, stop = box
         if kind in _PARENTS:
-            yield from _inside(data, start, stop)
+            yield from _inside(data, start, stop, depth + 1)
         elif kind in (b"mvhd", b"tkhd", b"mdhd"):
-            wide = 8 if data[start] == 1 else 4
+            wide = 8 if data[start : start + 1] == b"\1" else 4
             if any(data[start + 4 : start + 4 + 2 * wide]):
                 yield Finding("date", f"creation or modification time in {_text(kind)}")
         elif kind == b"stsd":

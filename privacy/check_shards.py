@@ -22,9 +22,9 @@ from tqdm import tqdm
 from understudy.privacy.audit_clips import IMAGE, VIDEO, visible_files
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import Finding, check_jpeg
-from understudy.privacy.removal_record import CLIPS, HOLES
+from understudy.privacy.removal_record import CLIPS, HOLES, models_of
+from understudy.shards.columns import read_rows
 from understudy.shards.errors import UserError
-from understudy.shards.fetch import read_address
 from understudy.shards.frames import split_jpegs
 from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Corpus, Sample
 from understudy.shards.remote import Address, Remote
@@ -95,7 +95,7 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
                 )
             _check_tar(shard.url, file, findings, linked)
     findings.add(MANIFEST, _names_in(corpus.manifest.to_json().encode(), needles))
-    findings.add(SAMPLES, _check_rows(read_address(root / SAMPLES), needles, linked))
+    findings.add(SAMPLES, _check_rows(corpus.read_table(), needles, linked))
     if not isinstance(root, Remote):
         _check_beside(root, findings)
         for path in visible_files(root):
@@ -131,10 +131,8 @@ def _raw(name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes]
 
 def _check_rows(data: bytes, needles: Sequence[bytes], linked: Mapping[str, str]) -> Iterator[Finding]:
     """The sample table: its fields, keys and groups."""
-    text = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
     fields = {item.name for item in dataclasses.fields(Sample)}
-    for line in text.splitlines():
-        row = json.loads(line)
+    for row in read_rows(data):
         if others := row.keys() - fields:
             yield Finding("sample table", f"fields {', '.join(sorted(others))}")
         for what, allowed in (("key", SILENT_KEY), ("group", _KEYED)):
@@ -143,6 +141,7 @@ def _check_rows(data: bytes, needles: Sequence[bytes], linked: Mapping[str, str]
                 yield Finding(f"linkable {what}", f"is {linked[value]}")
             elif value and not allowed.fullmatch(value):
                 yield Finding(f"telling {what}", f"{value!r} is no keyed hash")
+    text = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
     yield from _names_in(text + data, needles)
 
 
@@ -177,7 +176,7 @@ def _header(member: tarfile.TarInfo) -> Iterator[Finding]:
     if member.uid or member.gid or member.uname or member.gname:
         yield Finding("tar owner", f"{member.uname or member.uid}:{member.gname or member.gid}")
     if member.mtime:
-        yield Finding("tar time", f"{int(member.mtime)}")
+        yield Finding("tar time", f"{member.mtime:.0f}")
     if member.pax_headers:
         yield Finding("tar header", f"extended header {', '.join(sorted(member.pax_headers))}")
     if not member.isfile():
@@ -195,28 +194,42 @@ def _check_sample(shard: str, members: dict[str, dict[str, bytes]], findings: Fi
             last = extension.rpartition(".")[2].lower()
             if last == "json":
                 findings.add(where, _sidecar(data))
-            elif last == "mjpg" and "off" in parts:
-                for jpeg in split_jpegs(parts, len(parts["off"]) // 8 - 1):
-                    findings.add(where, check_jpeg(jpeg))
+            elif last == "mjpg":
+                findings.add(where, _check_jpegs(data, parts.get("off", b"")))
             elif last in VIDEO | IMAGE:
                 findings.add(where, check_media(data))
             elif last == "off" and len(data) % 8:
                 findings.add(where, [Finding("tar member", "an index that is none")])
 
 
+def _check_jpegs(joined: bytes, index: bytes) -> Iterator[Finding]:
+    try:
+        for jpeg in split_jpegs({"mjpg": joined, "off": index}, max(0, len(index) // 8 - 1)):
+            yield from check_jpeg(jpeg)
+    except ValueError as error:
+        yield Finding("tar member", f"pictures that can't be told apart: {error}")
+
+
 def _sidecar(data: bytes) -> Iterator[Finding]:
     try:
         body = cast("dict[str, Any]", json.loads(data))
-        others = sorted(body.keys() - SIDECAR)
-    except (ValueError, AttributeError):
+        others, record = sorted(body.keys() - SIDECAR), body.get("removal")
+        # Weights are named PACKAGE/FILE; nothing else in the record has a slash.
+        told = json.dumps(
+            {key: value for key, value in record.items() if key not in ("models", "gate")}
+            if isinstance(record, dict)
+            else record
+        )
+    except (ValueError, AttributeError, RecursionError):
         yield Finding("sidecar", "is no JSON object")
         return
     if others:
         yield Finding("sidecar", f"fields {', '.join(others)}")
-    # Weights are named PACKAGE/FILE; nothing else in the record has a slash.
-    record = body.get("removal") or {}
-    told = {key: value for key, value in record.items() if key not in ("models", "gate")}
-    if _PATH.search(json.dumps(told).replace("\\\\", "\\")):
+    try:
+        models_of(record)
+    except ValueError:
+        yield Finding("sidecar", "what it says of the removal is no removal record")
+    if _PATH.search(told.replace("\\\\", "\\")):
         yield Finding("source names", "the removal record holds something like a path")
 
 

@@ -69,6 +69,16 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     return record["removal"]
 
 
+def models_of(record: Any) -> list[str]:
+    """Names of the weights in a removal record, which is null where nobody was removed. Raises ValueError where it is
+    neither.
+    """
+    models: Any = [] if record is None else record.get("models", []) if isinstance(record, dict) else None
+    if not isinstance(models, list) or not all(isinstance(model, str) for model in models):
+        raise ValueError("not a removal record")
+    return models
+
+
 def keeps_holes(folder: Path) -> bool:
     """Whether `folder`, made by `remove_from_all`, says where frames were filled in."""
     try:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 NUMBERS = ("shard", "row", "label", "frames", "width", "height", "crc32c")
 TYPES = (np.int32, np.int32, np.int64, np.int32, np.int32, np.int32, np.uint32)
 BLOCK = 1 << 20  # bytes of text at a time: the arrays made of them stay in a core's cache
+LINE = 1 << 16  # bytes; a row has some 250
 KEY = 32  # letters of a keyed hash
 DIGITS = 16  # in two halves
 
@@ -62,13 +63,16 @@ class Columns:
     places: NDArray[np.int64]
 
 
-def read_columns(data: bytes, members: tuple[str, ...]) -> Columns:
-    """All of `samples.jsonl.zst`. Raises KeyError, TypeError, ValueError, OverflowError or zstandard.ZstdError on
-    damaged bytes.
+def read_columns(data: bytes, members: tuple[str, ...], most: int) -> Columns:
+    """The rows of `samples.jsonl.zst`; once they are more than `most`, no others are read. Raises KeyError, TypeError,
+    ValueError, OverflowError or zstandard.ZstdError on damaged bytes.
     """
-    blocks = [_quickly(block, members) or _one_by_one(block, members) for block in _blocks(data)]
-    if not blocks:
-        return _one_by_one(b"", members)
+    blocks, rows = [_one_by_one(b"", members)], 0
+    for block in _blocks(data):
+        blocks.append(_quickly(block, members) or _one_by_one(block, members))
+        rows += len(blocks[-1].keys)
+        if rows > most:
+            break
     return Columns(
         keys=np.concatenate([block.keys for block in blocks]),
         groups=np.concatenate([block.groups for block in blocks]),
@@ -90,22 +94,30 @@ def number_groups(keys: NDArray[np.bytes_], groups: NDArray[np.bytes_]) -> NDArr
 
 
 def _blocks(data: bytes) -> Generator[bytes]:
-    """The text in pieces that end with a line. Raises ValueError or zstandard.ZstdError on damaged bytes."""
+    """The text in pieces that end with a line. Raises ValueError or zstandard.ZstdError on damaged bytes.
+
+    What a line needs is bounded, however small the bytes are that it is packed into.
+    """
     if not data:
         raise ValueError("empty")  # on which the decompressor would wait for ever
     begun = b""
-    with zstandard.ZstdDecompressor().stream_reader(data) as reader:
+    with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
         for piece in iter(lambda: reader.read(BLOCK), b""):
             whole, line, begun = (begun + piece).rpartition(b"\n")
             if line:
                 yield whole + line
+            if len(begun) > LINE:
+                raise ValueError(f"a line of more than {LINE} bytes")
     if begun:
         yield begun
 
 
 def _rows(block: bytes) -> Iterator[dict[str, Any]]:
     for line in io.TextIOWrapper(io.BytesIO(block), encoding="utf-8"):
-        yield json.loads(line)
+        try:
+            yield json.loads(line)
+        except RecursionError:
+            raise ValueError("a row nested too deep") from None
 
 
 def _one_by_one(block: bytes, members: tuple[str, ...]) -> Columns:

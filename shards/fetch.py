@@ -15,7 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from understudy.shards import s3, web
 from understudy.shards.errors import UserError
@@ -26,6 +26,7 @@ SLOWEST = 20_000  # bytes a second over WATCHED_S seconds; below, a new connecti
 WATCHED_S = 15.0
 PART_S, PART_SILENCE_S = 5.0, 3.0  # for a part of an object, as who asks for it can wait for the whole instead
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 8.0
+LARGEST_TEXT = 1 << 28  # bytes; the manifest of 100,000 shards has 31 MB
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +85,18 @@ def read_part(blob: Blob, start: int, end: int, stop: threading.Event | None = N
     return None if missing else b"".join(pieces)
 
 
-def read_address(address: Address) -> bytes:
-    """A small file of unknown size and digest, wherever it is. Raises FileNotFoundError or MissingError without it."""
-    return address.read_bytes() if isinstance(address, Path) else fetch_text(address)
+def read_address(address: Address, most: int = LARGEST_TEXT) -> bytes:
+    """A file of unknown size and digest, wherever it is. Raises FileNotFoundError or MissingError without it; as
+    `fetch_text` does where it is elsewhere.
+    """
+    return address.read_bytes() if isinstance(address, Path) else fetch_text(address, most)
 
 
-def fetch_text(remote: Remote) -> bytes:
-    """A small object of unknown size and digest, as the server gives it. Raises UserError as `fetch` does."""
-    sink = io.BytesIO()
+def fetch_text(remote: Remote, most: int = LARGEST_TEXT) -> bytes:
+    """An object of unknown size and digest, as the server gives it. Raises UserError as `fetch` does, and beyond `most`
+    bytes, for it lies in memory.
+    """
+    sink = _Bounded(remote, most)
     with suppress(ChangedError):
         _download(remote, None, sink, None)
         return sink.getvalue()
@@ -100,6 +105,21 @@ def fetch_text(remote: Remote) -> bytes:
     except ChangedError as error:
         raise UserError(f"{remote}: {error}, twice; wait until the upload is over, then try again") from None
     return sink.getvalue()
+
+
+class _Bounded(io.BytesIO):
+    """Memory for `most` bytes of what lies at `remote`. More raise UserError."""
+
+    def __init__(self, remote: Remote, most: int) -> None:
+        super().__init__()
+        self._remote, self._most = remote, most
+
+    def write(self, buffer: Any) -> int:
+        if self.tell() + len(buffer) > self._most:
+            raise UserError(
+                f"{self._remote}: more than {self._most / 1e6:.3g} MB, so not what it should be; look there"
+            )
+        return super().write(buffer)
 
 
 def _fetch_once(blob: Blob, sink: BinaryIO, stop: threading.Event | None) -> str | None:

@@ -22,12 +22,11 @@ import zstandard
 from tqdm import tqdm
 
 from understudy.shards.cache import default_cache
-from understudy.shards.columns import read_rows
 from understudy.shards.errors import UserError
-from understudy.shards.fetch import Blob, read_address
+from understudy.shards.fetch import LARGEST_TEXT, Blob, read_address
 from understudy.shards.frames import check_payload, decode_frames
 from understudy.shards.holes import read_holes
-from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, sample_from_row
+from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, SAMPLES, Manifest, Sample, Shard, read_samples
 from understudy.shards.plan import WORK
 from understudy.shards.remote import Address, MissingError, Remote
 from understudy.shards.tarshard import Entry, index_text, read_entries, sidecar
@@ -114,7 +113,7 @@ def _lint_manifest(root: Address, manifest: Manifest) -> Iterator[str]:
 def _load_table(root: Address, manifest: Manifest) -> bytes:
     """The sample table's file. Raises ValueError where it is not the one that the manifest names."""
     try:
-        data = read_address(root / SAMPLES)
+        data = read_address(root / SAMPLES, max(LARGEST_TEXT, manifest.samples_filesize))
     except (FileNotFoundError, MissingError):
         raise ValueError("missing") from None
     if len(data) != manifest.samples_filesize:
@@ -130,8 +129,11 @@ def _lint_table(manifest: Manifest, table: bytes) -> list[str]:
     in_order, frames, labels, odd = True, 0, Counter[int](), list[str]()
     hashed, others = bytearray(), list[str]()  # keys
     try:
-        for sample in map(sample_from_row, read_rows(table)):
-            in_order = in_order and next(places, None) == (sample.shard, sample.row)
+        for sample in read_samples(table):
+            place = next(places, None)
+            in_order = in_order and place == (sample.shard, sample.row)
+            if place is None:
+                break  # how many more there are is not worth knowing
             frames += sample.frames
             labels[sample.label] += 1
             if re.fullmatch("[0-9a-f]{32}", sample.key):
@@ -159,7 +161,7 @@ def _lint_table(manifest: Manifest, table: bytes) -> list[str]:
 
 def _by_shard(table: bytes, shards: int) -> Iterator[list[Sample]]:
     """The rows of each shard in turn, of a table whose rows are in order."""
-    groups = groupby(map(sample_from_row, read_rows(table)), key=attrgetter("shard"))
+    groups = groupby(read_samples(table), key=attrgetter("shard"))
     coming = next(groups, None)
     for number in range(shards):
         if coming is None or coming[0] != number:

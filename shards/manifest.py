@@ -10,7 +10,7 @@ import io
 import json
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,19 @@ import zstandard
 from numpy.typing import NDArray
 
 from understudy.shards.cache import Cache, default_cache
+from understudy.shards.checks import (
+    DIGEST,
+    INDEX,
+    MOST_ROWS,
+    NAME,
+    SHARD,
+    check_rows,
+    items,
+    matching,
+    rate,
+    whole,
+    words,
+)
 from understudy.shards.columns import Keys, number_groups, read_columns, read_rows
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, read_address
@@ -148,10 +161,10 @@ class Manifest:
         try:
             body: Any = json.loads(text)
             if body["format"] != FORMAT:
-                raise UserError(f"{path}: shard format {body['format']}, this version reads {FORMAT}; repack it")
+                raise UserError(f"{path}: shard format {body['format']!r:.80}, this version reads {FORMAT}; repack it")
             manifest = Manifest._from_body(body)
             digest = cast(str, body["digest"])
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
             raise UserError(f"{path}: not a corpus manifest ({error!r}); repack the corpus") from None
         if manifest.digest != digest:
             raise UserError(f"{path}: digest does not fit its content, it was edited or damaged; repack the corpus")
@@ -160,26 +173,36 @@ class Manifest:
     @staticmethod
     def _from_body(body: Any) -> Manifest:
         if body["kind"] not in KINDS or body["codec"] not in MEMBERS:
-            raise ValueError(f"kind {body['kind']!r}, codec {body['codec']!r}")
-        counts, samples = body["counts"], body["samples"]
-        keys = ("url", "nsamples", "filesize", "sha256", "index")
+            raise ValueError(f"kind {body['kind']!r:.80}, codec {body['codec']!r:.80}")
+        counts, samples, made_by = body["counts"], body["samples"], body["made_by"]
+        if samples["url"] != SAMPLES:
+            raise ValueError(f"a sample table {samples['url']!r:.80}")
         return Manifest(
-            name=body["name"],
+            name=matching(NAME, body["name"]),
             kind=body["kind"],
-            classes=tuple(body["classes"]),
-            licence=body["licence"],
+            classes=tuple(map(words, items(body["classes"]))),
+            licence=words(body["licence"]),
             codec=body["codec"],
-            fps=body["fps"],
-            short_side=body["short_side"],
-            shards=tuple(Shard(**{key: entry[key] for key in keys}) for entry in body["shardlist"]),
-            samples_sha256=samples["sha256"],
-            samples_filesize=samples["filesize"],
-            frames=counts["frames"],
-            refused=counts["refused"],
-            per_class=tuple(counts["per_class"]),
-            tool=body["made_by"]["tool"],
-            tool_version=body["made_by"]["version"],
-            plan=body["made_by"]["plan"],
+            fps=rate(body["fps"]),
+            short_side=whole(body["short_side"], least=1),
+            shards=tuple(
+                Shard(
+                    url=matching(SHARD, entry["url"]),
+                    nsamples=whole(entry["nsamples"], most=MOST_ROWS),
+                    filesize=whole(entry["filesize"]),
+                    sha256=matching(DIGEST, entry["sha256"]),
+                    index=matching(INDEX, entry["index"]),
+                )
+                for entry in items(body["shardlist"])
+            ),
+            samples_sha256=matching(DIGEST, samples["sha256"]),
+            samples_filesize=whole(samples["filesize"]),
+            frames=whole(counts["frames"]),
+            refused=whole(counts["refused"]),
+            per_class=tuple(map(whole, items(counts["per_class"]))),
+            tool=words(made_by["tool"]),
+            tool_version=words(made_by["version"]),
+            plan=words(made_by["plan"]),
         )
 
 
@@ -228,14 +251,14 @@ def encode_samples(samples: Iterable[Sample]) -> bytes:
     return zstandard.ZstdCompressor(level=3, write_checksum=True).compress(text.getbuffer())
 
 
-def decode_samples(data: bytes) -> list[Sample]:
-    """The inverse of `encode_samples`. Raises ValueError, KeyError or zstandard.ZstdError on damaged bytes."""
-    return [sample_from_row(row) for row in read_rows(data)]
+def read_samples(data: bytes) -> Iterator[Sample]:
+    """What `encode_samples` made bytes of, one at a time. Raises as `sample_from_row` does, or zstandard.ZstdError."""
+    return map(sample_from_row, read_rows(data))
 
 
 def sample_from_row(row: dict[str, Any]) -> Sample:
-    """A Sample from its fields as JSON has them. Raises TypeError or KeyError where they are not its fields."""
-    spans = {extension: (span[0], span[1]) for extension, span in row["members"].items()}
+    """A Sample from its fields as JSON has them. Raises TypeError, KeyError or ValueError where they aren't such."""
+    spans = {extension: (offset, size) for extension, (offset, size) in dict(row["members"]).items()}
     fields: dict[str, Any] = {**row, "members": spans}
     return Sample(**fields)
 
@@ -306,6 +329,10 @@ class Corpus:
             raise UserError(f"{path}: {size} bytes, the manifest says {expected}; copy it again or repack the corpus")
         return descriptor
 
+    def read_table(self) -> bytes:
+        """The bytes of the sample table, for those who want to know what else is in it. Raises UserError as `open`."""
+        return _read_samples(self.root, self.manifest, self.cache)
+
     @staticmethod
     def open(root: Address | str, cache: Cache | None = None) -> Corpus:
         """Open the corpus in folder `root`, or at an address such as s3://bucket/prefix; what is fetched from there
@@ -318,13 +345,18 @@ class Corpus:
         manifest = Manifest.load(root)
         data = _read_samples(root, manifest, cache)
         try:
-            columns = read_columns(data, MEMBERS[manifest.codec])
+            columns = read_columns(data, MEMBERS[manifest.codec], manifest.nsamples)
         except (KeyError, TypeError, ValueError, OverflowError, zstandard.ZstdError) as error:
             raise UserError(f"{root / SAMPLES}: not a sample table ({error!r}); repack the corpus") from None
-        if len(columns.keys) != manifest.nsamples:
-            raise UserError(
-                f"{root / SAMPLES}: {len(columns.keys)} rows, {MANIFEST} says {manifest.nsamples}; repack the corpus"
-            )
+        rows, expected = len(columns.keys), manifest.nsamples
+        if rows != expected:
+            told = f"more than {expected}" if rows > expected else rows
+            raise UserError(f"{root / SAMPLES}: {told} rows, {MANIFEST} says {expected}; repack the corpus")
+        nsamples, filesizes = [shard.nsamples for shard in manifest.shards], [s.filesize for s in manifest.shards]
+        try:
+            check_rows(columns, nsamples, filesizes, len(manifest.classes))
+        except ValueError as error:
+            raise UserError(f"{root / SAMPLES}: {error}; repack the corpus") from None
         shard, row, label, frames, width, height, checksum = columns.numbers
         return Corpus(
             root=root,

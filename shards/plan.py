@@ -8,7 +8,6 @@ import hashlib
 import hmac
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from understudy.shards.checks import FASTEST, NAME
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.kinds import KINDS, Codec, Kind
@@ -48,14 +48,14 @@ class PackConfig:
 
 def check(sources: Sequence[Source], config: PackConfig) -> None:
     """Raise UserError at the first setting or source that can't be packed."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", config.name):
+    if not NAME.fullmatch(config.name):
         raise UserError(f"name {config.name!r}: use up to 64 letters, digits, - and _, it becomes a file name")
     if config.kind not in KINDS:
         raise UserError(f"kind {config.kind!r}: say one of {', '.join(KINDS)}")
     if config.codec not in MEMBERS:
         raise UserError(f"codec {config.codec!r}: say one of {', '.join(MEMBERS)}")
-    if not 0 < config.fps <= 240:
-        raise UserError(f"fps {config.fps:g}: say a rate above 0 and up to 240")
+    if not 0 < config.fps <= FASTEST:
+        raise UserError(f"fps {config.fps:g}: say a rate above 0 and up to {FASTEST}")
     if not 16 <= config.short_side <= 4096 or config.short_side % 2:
         raise UserError(f"short side {config.short_side}: say an even number of pixels from 16 to 4096")
     if not 1 <= config.quality <= 100:

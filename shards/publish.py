@@ -10,6 +10,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
 from understudy.shards.remote import MissingError, PassingError, Remote
 from understudy.shards.sources import Source
 
+INSIDE = "unpublished-corpus"  # in the folder to work in, which may be anyone's: what is packed, and nothing else
 THREADS = 4
 SLOW_PUTS = 5  # tries of an upload that takes longer than a download may be without progress
 
@@ -41,13 +43,16 @@ def pack_into_bucket(
     progress: bool = True,
     patience_s: float = PATIENCE_S,
 ) -> Manifest:
-    """`pack`, to an `s3://` prefix by way of the folder `work`, which is gone at the end and otherwise goes on.
+    """`pack`, to an `s3://` prefix by way of a folder of its own in `work`, which is gone at the end and otherwise goes
+    on; so is `work` itself if nothing else is in it.
 
     The list of what was refused names sources, so it is not copied; it ends beside `work` (`refused_list`).
     Raises UserError as `pack` does, where the bucket can't be written to, and where another corpus lies there.
     """
     config = replace(config, fps=float(config.fps))
     check(sources, config)
+    if work.exists() and not work.is_dir():
+        raise UserError(f"{work}: is a file; give a folder to work in")
     there = published(remote)
     if there is not None:
         if there.plan != keyed_digest(config.secret, make_plan(sources, read, config)):
@@ -57,7 +62,7 @@ def pack_into_bucket(
     manifest = pack(
         sources,
         read,
-        work,
+        work / INSIDE,
         config,
         workers=workers,
         engine=engine,
@@ -65,23 +70,26 @@ def pack_into_bucket(
         patience_s=patience_s,
         largest=s3.LARGEST_PUT,
     )
-    publish(work, remote, progress=progress)
+    publish(work / INSIDE, remote, progress=progress)
     _finish(work, manifest)
     return manifest
 
 
 def _finish(work: Path, published: Manifest) -> None:
-    """Leave nothing of `work` but the list of what was refused, where it holds what was `published`; run again, it goes
-    on.
+    """Leave nothing of what was packed in `work` but the list of what was refused, where that is what was `published`;
+    run again, it goes on.
     """
-    if not (work / MANIFEST).exists() or Manifest.load(work).digest != published.digest:
-        return  # gone already, or not ours
-    if published.refused and (work / REFUSED).exists():
-        (work / REFUSED).replace(refused_list(work))
-    for path in work.iterdir():
-        if path.name != MANIFEST:  # the last to go, as the folder is known by it
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(work)
+    packed = work / INSIDE
+    if (packed / MANIFEST).exists() and Manifest.load(packed).digest == published.digest:
+        if published.refused and (packed / REFUSED).exists():
+            (packed / REFUSED).replace(refused_list(work))
+        for path in packed.iterdir():
+            if path.name != MANIFEST:  # the last to go, as the folder is known by it
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        (packed / MANIFEST).unlink()
+    for folder in (packed, work):
+        with suppress(OSError):  # it holds something else, or is gone
+            folder.rmdir()
 
 
 def refused_list(work: Path) -> Path:

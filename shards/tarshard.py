@@ -157,6 +157,8 @@ def _parse_header(header: bytes, position: int) -> Entry:
         "prefix": header[345:500].rstrip(b"\0"),
         "tail": header[500:].rstrip(b"\0"),
     }
+    if info.size < 0:
+        raise ValueError(f"{info.name}: tar header with size {info.size}")
     for field, value in _PLAIN.items():
         if found[field] != value:
             raise ValueError(f"{info.name}: tar header with {field} {found[field]!r}, {value!r} is the format's")

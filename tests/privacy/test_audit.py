@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import re
@@ -28,10 +29,11 @@ from understudy.shards.audited import load_audit, require_audit
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Kind
-from understudy.shards.manifest import Corpus
+from understudy.shards.manifest import Corpus, Sample, Shard, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source
+from understudy.shards.tarshard import read_spans, write_shard
 
 MAGENTA = np.array([230, 20, 230])
 
@@ -128,6 +130,78 @@ def test_the_page_stands_alone_and_shows_the_worst_frames(tmp_path: Path):
     page = (tmp_path / "c-audit.html").read_text()
     assert page.count("<figure>") == 2 and page.count("<rect") == 2 and "no bound" in page
     assert "http" not in page.replace("http-equiv", "") and "<script" not in page and "<link" not in page
+
+
+def with_sidecars(root: Path, text: bytes) -> Path:
+    """The corpus with this as the KEY.json of every sample, and all digests fitting."""
+    corpus = Corpus.open(root)
+    rows, shards = list[Sample](), list[Shard]()
+    old = list(read_samples(corpus.read_table()))
+    for number, shard in enumerate(corpus.manifest.shards):
+        own = [row for row in old if row.shard == number]
+        with (root / shard.url).open("rb") as file:
+            spans = [list(row.members.values()) for row in own]
+            members = [dict(zip(row.members, read_spans(file, span))) for row, span in zip(own, spans)]
+        made, entries = write_shard(root / shard.url, [(row.key, {**m, "json": text}) for row, m in zip(own, members)])
+        shards.append(made)
+        places = {entry.name: (entry.offset, entry.size) for entry in entries}
+        rows += [replace(row, members={ext: places[f"{row.key}.{ext}"] for ext in row.members}) for row in own]
+    table = encode_samples(rows)
+    (root / "samples.jsonl.zst").write_bytes(table)
+    digest = hashlib.sha256(table).hexdigest()
+    replace(corpus.manifest, shards=tuple(shards), samples_sha256=digest, samples_filesize=len(table)).save(root)
+    return root
+
+
+@pytest.mark.usefixtures("magenta")
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"removal": "x"}',
+        b'{"removal": ["x"]}',
+        b'{"removal": {"models": 7}}',
+        b"[]",
+        b"7",
+        b"{",
+        b"[" * 10**5,
+        b"\xff",
+    ],
+)
+def test_a_sidecar_that_is_none_is_a_finding(tmp_path: Path, text: bytes):
+    root = with_sidecars(packed(tmp_path / "c", 2, 0), text)
+    assert [(row["what"], row["count"]) for row in run(root, root)["findings"]] == [("sidecar", 2)]
+
+
+@pytest.mark.usefixtures("magenta")
+@pytest.mark.parametrize("text", ["[]", "7", "{}", "[" * 10**5, '{"removal": "x"}', '{"removal": {"models": [[]]}}'])
+def test_a_record_beside_videos_that_is_none_is_told(tmp_path: Path, text: str):
+    root = packed(tmp_path / "c", 2, 0)
+    (root / "removal.json").write_text(text)
+    with pytest.raises(UserError, match=r"c/removal\.json: not as remove-people writes it") as error:
+        run(root, root)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "headers"),
+    [
+        (-512, {}),
+        (-1024, {}),
+        (2**62, {}),
+        (0, {"size": "-512"}),
+        (0, {"size": "9" * 30}),
+        (0, {"GNU.sparse.major": "0", "GNU.sparse.map": "0,x"}),
+        (0, {"GNU.sparse.major": "0", "GNU.sparse.map": "0,1,2"}),
+        (0, {"GNU.sparse.major": "0", "GNU.sparse.map": "0,0", "GNU.sparse.size": str(2**50)}),
+    ],
+)
+def test_a_tar_whose_headers_make_no_sense_is_told(tmp_path: Path, size: int, headers: dict[str, str]):
+    member = tarfile.TarInfo("0.mp4")
+    member.size, member.pax_headers = size, headers
+    (tmp_path / "s.tar").write_bytes(member.tobuf(tarfile.PAX_FORMAT if headers else tarfile.GNU_FORMAT) + bytes(10240))
+    with pytest.raises(UserError, match=r"s\.tar: not a plain tar .*; audit needs uncompressed Web") as error:
+        open_footage(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.usefixtures("magenta")

@@ -14,8 +14,11 @@ from functools import partial
 from pathlib import Path
 
 import av
+import av.container
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from understudy.privacy.check import check_media
@@ -25,7 +28,7 @@ from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
 from understudy.shards.keys import sample_key
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus, Manifest, decode_samples, encode_samples
+from understudy.shards.manifest import Corpus, Manifest, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source
@@ -237,6 +240,89 @@ def test_in_a_shard_only_what_is_known_passes(tmp_path: Path):
     assert "tar member" in found_in_tar(tmp_path, clean, link="/home/jane/v.mp4")
 
 
+def mjpeg(*offsets: int) -> dict[str, bytes]:
+    return {"0" * 32 + ".mjpg": jpeg() + jpeg(), "0" * 32 + ".off": np.array(offsets, "<i8").tobytes()}
+
+
+SIZE = len(jpeg())
+
+
+@pytest.mark.parametrize(
+    ("members", "told"),
+    [
+        (mjpeg(0, SIZE, 2 * SIZE), set()),
+        (mjpeg(), {"tar member"}),
+        (mjpeg(0), {"tar member"}),
+        (mjpeg(0, SIZE), {"tar member"}),
+        (mjpeg(-SIZE, SIZE, 2 * SIZE), {"tar member"}),
+        (mjpeg(0, 2**62, 2 * SIZE), {"tar member"}),
+        (mjpeg(0, SIZE, 2 * SIZE) | {"0" * 32 + ".off": b"odd"}, {"tar member"}),
+        ({"0" * 32 + ".mjpg": jpeg()}, {"tar member"}),
+        ({"0" * 32 + ".MJPG": jpeg(), "0" * 32 + ".off": bytes(8)}, {"tar member"}),
+        *[
+            ({"0" * 32 + ".json": text}, {"sidecar"})
+            for text in (
+                *(b"[]", b"7", b"null", b'"label"', b"\xff", b"", b"[" * 10**5, b'{"removal":' * 10**4),
+                *(b'{"removal": "x"}', b'{"removal": []}', b'{"removal": 0}', b'{"removal": {"models": "x"}}'),
+                *(b'{"removal": {"models": [["x"]]}}', b'{"removal": {"models": {"a": 1}}}'),
+            )
+        ],
+        ({"0" * 32 + ".json": b'{"removal": "/home/jane/v.mp4"}'}, {"sidecar", "source names"}),
+        ({"0" * 32 + ".json": b'{"removal": {"models": ["a/b"], "gate": ["c/d"]}}'}, set()),
+        ({"0" * 32 + ".json": b'{"removal": null}'}, set()),
+    ],
+)
+def test_what_is_no_sample_of_ours_is_found(tmp_path: Path, members: dict[str, bytes], told: set[str]):
+    assert set(found_in_tar(tmp_path, members)) == told
+
+
+BYTES = st.binary(max_size=40)
+MEMBERS = st.dictionaries(
+    st.sampled_from(["json", "mjpg", "off", "mp4", "jpg", "png", "webp", "gif", "x.mjpg", "OFF"]).map(
+        lambda extension: "0" * 32 + "." + extension
+    ),
+    st.one_of(
+        BYTES,
+        st.lists(st.integers(-(2**63), 2**63 - 1) | st.integers(0, 40), max_size=4).map(
+            lambda offsets: np.array(offsets, "<i8").tobytes()
+        ),
+        st.sampled_from(
+            [b"{", b'{"removal":', b"[", b"\xff\xd8\xff", b"RIFF\0\0\0\0WEBP", b"\x89PNG\r\n\x1a\n"]
+        ).flatmap(lambda start: BYTES.map(lambda rest: start + rest)),
+        st.tuples(
+            st.integers(0, 40),
+            st.sampled_from([b"ftyp", b"moov", b"mvhd", b"trak", b"mdia", b"tkhd", b"udta", b"meta", b"stsd", b"free"]),
+            BYTES,
+        ).map(lambda box: b"\0\0\0\x08ftyp" + box[0].to_bytes(4, "big") + box[1] + box[2]),
+    ),
+    max_size=4,
+)
+
+
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(members=MEMBERS)
+def test_whatever_is_in_a_shard_the_check_comes_to_an_end(tmp_path: Path, members: dict[str, bytes]):
+    found_in_tar(tmp_path, members)
+
+
+def test_boxes_without_content_or_nested_without_end_are_looked_into():
+    box = lambda kind, content=b"": (8 + len(content)).to_bytes(4, "big") + kind + content  # noqa: E731
+    assert check_media(box(b"ftyp") + box(b"moov", box(b"mvhd"))) is not None
+    nested = b""
+    for _ in range(5000):
+        nested = box(b"moov", nested)
+    assert "box" in kinds(box(b"ftyp") + nested)
+
+
+@pytest.mark.parametrize("time", [float("inf"), float("nan"), -1.5])
+def test_a_time_that_is_none_is_found(tmp_path: Path, time: float):
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo("0" * 32 + ".json")
+        member.size, member.pax_headers = 2, {"mtime": str(time)}
+        archive.addfile(member, io.BytesIO(b"{}"))
+    assert "tar time" in {row["what"] for row in check_footage(tmp_path, None, [], progress=False).rows()}
+
+
 def test_a_name_is_found_wherever_the_pieces_that_are_read_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("understudy.privacy.check_shards.PIECE", 64)
     for shift in range(64):
@@ -261,7 +347,7 @@ def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_c
     (root / "clips.csv").write_text(f"key,{NAME}\n")
     assert found() == {"source names"}
     (root / "clips.csv").unlink()
-    samples = [replace(sample, group="g23") for sample in decode_samples((root / "samples.jsonl.zst").read_bytes())]
+    samples = [replace(sample, group="g23") for sample in read_samples((root / "samples.jsonl.zst").read_bytes())]
     data = encode_samples(samples)
     (root / "samples.jsonl.zst").write_bytes(data)
     manifest = Manifest.load(root)

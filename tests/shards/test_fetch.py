@@ -18,6 +18,7 @@ from understudy.shards import remote as remotes
 from understudy.shards import s3, web
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, StoppedError, fetch, fetch_text
+from understudy.shards.manifest import Manifest
 from understudy.shards.remote import MissingError, Remote
 
 SIZE = 3_000_000
@@ -232,6 +233,36 @@ def test_small_objects_of_unknown_size(server: FaultServer, store: Store) -> Non
     assert fetch_text(store("a.tar")) == CONTENT
     server.set(Fault("replaced", after=1_000_000, replacement="/bucket/b.tar"))
     assert fetch_text(store("a.tar")) == OTHER
+
+
+def test_an_object_of_unknown_size_has_a_largest_one(server: FaultServer, store: Store) -> None:
+    assert fetch_text(store("a.tar"), SIZE) == CONTENT
+    server.set(Fault("close", after=1_000_000))
+    assert fetch_text(store("a.tar"), SIZE) == CONTENT
+    server.set(None)
+    with pytest.raises(UserError, match=r"bucket/a\.tar: more than 1\.5 MB, so not what it should be") as error:
+        fetch_text(store("a.tar"), 1_500_000)
+    assert "\n" not in str(error.value)
+
+
+def test_of_a_manifest_without_end_a_part_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read, pieces = list[int](), iter(lambda: b" " * remotes.PIECE, b"")
+
+    class Endless:
+        start, length, total, etag = 0, None, None, None
+
+        def read(self) -> bytes:
+            read.append(remotes.PIECE)
+            return next(pieces)
+
+        def close(self) -> None:
+            read.append(0)
+
+    monkeypatch.setattr(web, "get", lambda *_: Endless())
+    with pytest.raises(UserError, match=r"hostile/manifest\.json: more than 268 MB"):
+        Manifest.load(Remote("https://host/hostile"))
+    assert 268_000_000 < sum(read) < 270_000_000
+    assert read[-1] == 0, "the connection is closed"
 
 
 def test_connections_are_used_again(server: FaultServer, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

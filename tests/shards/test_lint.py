@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from understudy.shards import lint as linting
 from understudy.shards.errors import UserError
 from understudy.shards.lint import lint
-from understudy.shards.manifest import MEMBERS, Corpus, Manifest, Sample, decode_samples, encode_samples
+from understudy.shards.manifest import MEMBERS, Corpus, Manifest, Sample, encode_samples, read_samples
 from understudy.shards.tarshard import read_spans, write_shard
 
 Members = dict[str, bytes]
@@ -49,7 +49,7 @@ def test_a_good_corpus_has_no_findings(corpus: Path) -> None:
 
 
 def test_a_flipped_bit_in_any_region_is_found(copy: Path) -> None:
-    samples = decode_samples((copy / "samples.jsonl.zst").read_bytes())
+    samples = list(read_samples((copy / "samples.jsonl.zst").read_bytes()))
     first = samples[0]
     shard = copy / "tiny-000000.tar"
     at = {extension: offset + size // 2 for extension, (offset, size) in first.members.items()}
@@ -117,7 +117,7 @@ def rewrite(root: Path, change: Callable[[Sample, Members], Sample]) -> None:
     """Change samples and write the corpus anew with digests, indexes and checksums that all fit."""
     corpus = Corpus.open(root)
     manifest = corpus.manifest
-    rows = decode_samples((root / "samples.jsonl.zst").read_bytes())
+    rows = list(read_samples((root / "samples.jsonl.zst").read_bytes()))
     table: list[Sample] = []
     shards = []
     order = MEMBERS[manifest.codec]
@@ -227,7 +227,7 @@ def test_a_group_that_is_no_keyed_hash_is_found(copy: Path) -> None:
 )
 def test_rules_beyond_the_digests(tmp_path: Path, make_corpus, edit: Callable[[Members], None], says: str) -> None:
     root = make_corpus(tmp_path / "tiny", 3, classes=("walk", "run"))
-    key = decode_samples((root / "samples.jsonl.zst").read_bytes())[1].key
+    key = list(read_samples((root / "samples.jsonl.zst").read_bytes()))[1].key
 
     def change(row: Sample, members: Members) -> Sample:
         if row.key == key:
@@ -289,7 +289,7 @@ def test_counts_that_do_not_add_up_are_found(copy: Path) -> None:
 
 @pytest.mark.parametrize("twice", [True, False])
 def test_rows_out_of_order_and_keys_that_come_twice_are_found(copy: Path, twice: bool) -> None:
-    rows = decode_samples((copy / "samples.jsonl.zst").read_bytes())
+    rows = list(read_samples((copy / "samples.jsonl.zst").read_bytes()))
     rows = [replace(row, key=rows[0].key) if row is rows[-1] else row for row in rows] if twice else rows[::-1]
     data = encode_samples(rows)
     (copy / "samples.jsonl.zst").write_bytes(data)

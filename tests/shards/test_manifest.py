@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import math
 import random
+import re
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zstandard
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.shards import columns
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Corpus, Manifest, Sample, Shard, decode_samples, encode_samples
+from understudy.shards.lint import lint
+from understudy.shards.manifest import Corpus, Manifest, Sample, Shard, encode_samples, read_samples
 
 MANIFEST = Manifest(
     name="tiny",
@@ -76,21 +83,19 @@ def write_table(root: Path, data: bytes, rows: int) -> None:
     write_atomic(root / "samples.jsonl.zst", data)
     shard = replace(MANIFEST.shards[0], nsamples=rows)
     digest = hashlib.sha256(data).hexdigest()
-    replace(MANIFEST, codec="mjpeg", shards=(shard,), samples_sha256=digest).save(root)
+    replace(MANIFEST, shards=(shard,), samples_sha256=digest, samples_filesize=len(data)).save(root)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(max_examples=50)
 @given(table=st.lists(storable, max_size=20))
-def test_the_columns_are_the_samples(tmp_path: Path, table: list[Sample]) -> None:
-    write_table(tmp_path, encode_samples(table), len(table))
-    corpus = Corpus.open(tmp_path)
-    assert len(corpus) == len(table) and list(corpus.keys) == [sample.key for sample in table]
-    for name in ("shard", "row", "label", "frames", "width", "height", "crc32c"):
-        assert getattr(corpus, name).tolist() == [getattr(sample, name) for sample in table]
-    assert corpus.sidecars.tolist() == [list(sample.members["json"]) for sample in table]
-    assert corpus.spans.tolist() == [[list(sample.members[ext]) for ext in ("mjpg", "off")] for sample in table]
+def test_the_columns_are_the_samples(table: list[Sample]) -> None:
+    read = columns.read_columns(encode_samples(table), ("json", "mjpg", "off"), len(table))
+    assert list(columns.Keys(read.keys)) == [sample.key for sample in table]
+    for name, column in zip(columns.NUMBERS, read.numbers):
+        assert column.tolist() == [getattr(sample, name) for sample in table]
+    assert read.places.tolist() == [[list(sample.members[ext]) for ext in ("json", "mjpg", "off")] for sample in table]
     names = [sample.group or sample.key for sample in table]
-    assert corpus.group.tolist() == [sorted(set(names)).index(name) for name in names]
+    assert columns.number_groups(read.keys, read.groups).tolist() == [sorted(set(names)).index(name) for name in names]
 
 
 def packed(seed: int, rows: int, members: tuple[str, ...], groups: float) -> bytes:
@@ -103,8 +108,9 @@ def packed(seed: int, rows: int, members: tuple[str, ...], groups: float) -> byt
     def sample() -> Sample:
         key, group = (f"{chance.getrandbits(128):032x}" for _ in range(2))
         spans = {member: (number(15), number(9)) for member in members}
-        sizes = [number(9) for _ in range(6)]
-        return Sample(key, *sizes, spans, number(9), group if chance.random() < groups else "")
+        shard, row, label, frames, width, height = (number(9) for _ in range(6))
+        checksum, grouped = number(9), chance.random() < groups
+        return Sample(key, shard, row, label, frames, width, height, spans, checksum, group if grouped else "")
 
     return zstandard.decompress(encode_samples(sample() for _ in range(rows)))
 
@@ -149,7 +155,7 @@ def test_blocks_of_text_end_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None
     data = zstandard.compress(text.removesuffix(b"\n"))
     for size in (1, 300, 1000, 10**6):
         monkeypatch.setattr(columns, "BLOCK", size)
-        assert same(columns.read_columns(data, members), whole)
+        assert same(columns.read_columns(data, members, 50), whole)
 
 
 ROW = Sample("ab", 0, 0, 0, 1, 2, 2, {"json": (0, 1), "mjpg": (1, 1), "off": (2, 1)}, 7)
@@ -176,16 +182,128 @@ def test_a_row_that_makes_no_sense_is_told(tmp_path: Path, row: Sample) -> None:
         Corpus.open(tmp_path)
 
 
-@pytest.mark.parametrize("rows", [0, 1, 3])
-def test_a_table_of_another_length_is_told(tmp_path: Path, rows: int) -> None:
+@pytest.mark.parametrize(("rows", "told"), [(0, "0 rows"), (1, "1 rows"), (3, "more than 2 rows")])
+def test_a_table_of_another_length_is_told(tmp_path: Path, rows: int, told: str) -> None:
     write_table(tmp_path, encode_samples([ROW] * rows), 2)
-    with pytest.raises(UserError, match=f"{rows} rows, manifest.json says 2; repack the corpus"):
+    with pytest.raises(UserError, match=f"{told}, manifest.json says 2; repack the corpus"):
+        Corpus.open(tmp_path)
+
+
+END = MANIFEST.shards[0].filesize
+
+
+def test_a_row_may_reach_to_the_end_of_its_shard_and_have_no_group(tmp_path: Path) -> None:
+    last = replace(ROW, row=1, label=1, width=65535, members={**ROW.members, "off": (END - 9, 9)})
+    write_table(tmp_path, encode_samples([ROW, last]), 2)
+    corpus = Corpus.open(tmp_path)
+    assert corpus.sidecars.tolist() == [[0, 1]] * 2
+    assert corpus.spans.tolist() == [[[1, 1], [2, 1]], [[1, 1], [END - 9, 9]]]
+    assert corpus.label.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"shard": 1}, "its rows are not the manifest's shards in order"),
+        ({"shard": 2**31 - 1}, "its rows are not the manifest's shards in order"),
+        ({"row": 2}, "its rows are not the manifest's shards in order"),
+        ({"row": 0}, "its rows are not the manifest's shards in order"),
+        ({"label": 2}, "a row has label 2, from 0 to 1 is possible"),
+        ({"label": 2**62}, "a row has label"),
+        ({"frames": 0}, "a row has frames 0"),
+        ({"width": 0}, "a row has width 0"),
+        ({"height": 0}, "a row has height 0"),
+        ({"height": 65536}, "a row has height 65536, from 1 to 65535 is possible"),
+        ({"members": {**ROW.members, "mjpg": (0, 2**50)}}, "a row lies beyond the end of its shard"),
+        ({"members": {**ROW.members, "json": (END, 1)}}, "a row lies beyond the end of its shard"),
+        ({"members": {**ROW.members, "off": (2**63 - 1, 2**63 - 1)}}, "a row lies beyond the end of its shard"),
+    ],
+)
+def test_a_row_that_can_not_be_is_told(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    write_table(tmp_path, encode_samples([ROW, replace(ROW, **{"row": 1, **changes})]), 2)
+    with pytest.raises(UserError, match=rf"samples\.jsonl\.zst: {told}.*; repack the corpus") as caught:
+        Corpus.open(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_shards_of_no_rows_and_of_many_are_told_apart(tmp_path: Path) -> None:
+    table = [replace(ROW, shard=shard, row=row) for shard, rows in ((0, 2), (2, 3), (3, 1)) for row in range(rows)]
+    write_table(tmp_path, encode_samples(table), 6)
+    manifest = Manifest.load(tmp_path)
+    for counts, sound in (((2, 0, 3, 1), True), ((2, 0, 1, 3), False), ((2, 3, 1), False), ((6,), False)):
+        shards = tuple(replace(MANIFEST.shards[0], nsamples=count) for count in counts)
+        replace(manifest, shards=shards).save(tmp_path)
+        if sound:
+            assert len(Corpus.open(tmp_path)) == 6
+            continue
+        with pytest.raises(UserError, match="not the manifest's shards in order"):
+            Corpus.open(tmp_path)
+
+
+@pytest.mark.parametrize("deep", [b"[" * 50_000, b'{"a":' * 10_000])
+def test_a_row_nested_too_deep_is_told(tmp_path: Path, deep: bytes) -> None:
+    write_table(tmp_path, zstandard.compress(deep), 1)
+    with pytest.raises(UserError, match=r"not a sample table \(ValueError\('a row nested too deep'\)\)"):
+        Corpus.open(tmp_path)
+    assert any("a row nested too deep" in finding for finding in lint(tmp_path, progress=False).findings)
+
+
+def read_pieces(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of the pieces of text that are decompressed from now on."""
+    sizes: list[int] = []
+
+    class Noting(io.BufferedReader):
+        def read(self, size: int | None = -1, /) -> bytes:
+            piece = super().read(size)
+            sizes.append(len(piece))
+            return piece
+
+    plain = zstandard.ZstdDecompressor
+
+    class Decompressor:
+        def stream_reader(self, *arguments: Any, **settings: Any) -> io.BufferedReader:
+            return Noting(plain().stream_reader(*arguments, **settings))  # type: ignore[arg-type]
+
+    monkeypatch.setattr(zstandard, "ZstdDecompressor", Decompressor)
+    return sizes
+
+
+def test_of_a_table_without_lines_little_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(tmp_path, zstandard.compress(bytes(60_000_000)), 1)
+    read = read_pieces(monkeypatch)
+    with pytest.raises(UserError, match=r"not a sample table .*a line of more than 65536 bytes"):
+        Corpus.open(tmp_path)
+    assert sum(read) <= 2 * columns.BLOCK
+    assert any("a line of more than 65536 bytes" in finding for finding in lint(tmp_path, progress=False).findings)
+
+
+def test_of_a_table_with_too_many_rows_few_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = zstandard.decompress(encode_samples([ROW] * 100_000))
+    frames = zstandard.compress(text[: len(text) // 2]) + zstandard.compress(text[len(text) // 2 :])
+    for data in (zstandard.compress(text), frames):
+        write_table(tmp_path, data, 2)
+        with monkeypatch.context() as patched:
+            read = read_pieces(patched)
+            with pytest.raises(UserError, match=r"more than 2 rows, manifest\.json says 2"):
+                Corpus.open(tmp_path)
+            assert sum(read) <= 2 * columns.BLOCK < len(text)
+            read.clear()
+            assert any("rows are not the manifest's" in finding for finding in lint(tmp_path, progress=False).findings)
+            assert sum(read) <= 2 * columns.BLOCK
+
+
+def test_rows_in_a_second_frame_count_and_what_follows_the_last_is_told(tmp_path: Path) -> None:
+    first, second = encode_samples([ROW]), encode_samples([replace(ROW, row=1)])
+    write_table(tmp_path, first + second, 2)
+    assert len(Corpus.open(tmp_path)) == 2
+    write_table(tmp_path, first + second + b"and more", 2)
+    with pytest.raises(UserError, match="not a sample table"):
         Corpus.open(tmp_path)
 
 
 @given(st.lists(samples, max_size=20))
 def test_the_sample_table_comes_back(table: list[Sample]) -> None:
-    assert decode_samples(encode_samples(table)) == table
+    assert list(read_samples(encode_samples(table))) == table
 
 
 def test_the_manifest_comes_back(tmp_path: Path) -> None:
@@ -233,6 +351,66 @@ def test_a_changed_manifest_is_told(tmp_path: Path, old: str, new: str, says: st
     with pytest.raises(UserError, match=says) as caught:
         Manifest.load(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+)
+HOSTILE = st.sampled_from(
+    ["", ".", "..", "../victim", "a/b.tar", "/etc/passwd", "a\0.tar", "a.tar\n", "\ud800", -1, 2**70, 0.5, 1e400, True]
+)
+
+
+def places(body: Any, to: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where there is a value in JSON: the names and numbers that lead there."""
+    yield to
+    for name in body if isinstance(body, dict) else range(len(body)) if isinstance(body, list) else ():
+        yield from places(body[name], (*to, name))
+
+
+def sealed(body: dict[str, Any]) -> bytes:
+    """A manifest with a digest that fits, whatever it says."""
+    told = {name: value for name, value in body.items() if name not in ("digest", "made_by")}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return json.dumps({**body, "digest": digest}).encode()
+
+
+def is_size(value: object, most: int = 2**63) -> bool:
+    return type(value) is int and 0 <= value < most
+
+
+PLACES = [place for place in places(json.loads(MANIFEST.to_json())) if place]
+
+
+@settings(max_examples=500)
+@given(place=st.sampled_from(PLACES), value=HOSTILE | JSON)
+def test_whatever_a_manifest_says_it_is_sound_or_told(place: tuple[Any, ...], value: Any) -> None:
+    body = json.loads(MANIFEST.to_json())
+    parent = reduce(lambda inner, name: inner[name], place[:-1], body)
+    parent[place[-1]] = value
+    try:
+        manifest = Manifest.parse(sealed(body), Path("manifest.json"))
+    except UserError as error:
+        assert str(error).startswith("manifest.json: ") and "repack" in str(error)
+        assert "\n" not in str(error) and len(str(error)) < 300
+        return
+    digests = [manifest.samples_sha256, *(shard.sha256 for shard in manifest.shards)]
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in digests)
+    for shard in manifest.shards:
+        assert all(re.fullmatch(r"[A-Za-z0-9_-]+\.(tar|idx)", name) for name in (shard.url, shard.index))
+        assert is_size(shard.nsamples, 2**31) and is_size(shard.filesize)
+    assert re.fullmatch("[A-Za-z0-9][A-Za-z0-9_-]{0,63}", manifest.name)
+    assert math.isfinite(manifest.fps) and manifest.fps > 0 and is_size(manifest.short_side - 1)
+    sizes = (manifest.samples_filesize, manifest.frames, manifest.refused, *manifest.per_class)
+    assert all(map(is_size, sizes))
+    assert manifest.to_json().encode()
+
+
+@pytest.mark.parametrize("deep", [b"[" * 10**5, b'{"format":' * 10**5])
+def test_a_manifest_nested_too_deep_is_told(deep: bytes) -> None:
+    with pytest.raises(UserError, match="not a corpus manifest"):
+        Manifest.parse(deep, Path("manifest.json"))
 
 
 def test_no_manifest_no_corpus(tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from fake_readers import read_by_name
+from fake_readers import read_by_name  # pyright: ignore[reportMissingImports]
 
 from understudy.shards import fetch, publish, s3
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import MANIFEST, Manifest
-from understudy.shards.pack import PackConfig
+from understudy.shards.pack import PackConfig, pack
 from understudy.shards.publish import pack_into_bucket, refused_list
 from understudy.shards.remote import PassingError, Remote
 from understudy.shards.sources import Source
@@ -81,6 +81,27 @@ def test_killed_at_any_step_after_the_last_copy_and_run_again(
         run(work)
         assert [path.name for path in tmp_path.iterdir()] == [refused_list(work).name]
         assert '"refuse clip"' in refused_list(work).read_text()
+
+
+def test_what_was_in_the_folder_before_stays(bucket: dict[str, bytes], tmp_path: Path) -> None:
+    work = tmp_path / "mine"
+    pack(SOURCES, read_by_name, work, CONFIG, workers=0, progress=False)  # finished, and of the same plan
+    (work / "audit.json").write_text("hours of looking")
+    (work / "notes").mkdir()
+    (work / "notes" / "thesis.tex").write_text("years of work")
+    before = {path: path.read_bytes() for path in work.rglob("*") if path.is_file()}
+    for _ in range(2):
+        run(work)
+        assert {path: path.read_bytes() for path in work.rglob("*") if path.is_file()} == before
+        assert bucket[str(REMOTE / MANIFEST)] == before[work / MANIFEST]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine", refused_list(work).name]
+
+
+def test_a_file_is_no_folder_to_work_in(bucket: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="file: is a file; give a folder to work in"):
+        run(tmp_path / "file")
+    assert not bucket
 
 
 def test_another_folder_is_left_alone(bucket: dict[str, bytes], tmp_path: Path) -> None:

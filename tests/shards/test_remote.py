@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from understudy.shards import fetch as fetching
 from understudy.shards.cache import Cache
 from understudy.shards.errors import UserError
 from understudy.shards.info import describe
-from understudy.shards.manifest import MANIFEST, SAMPLES, Corpus
+from understudy.shards.manifest import MANIFEST, SAMPLES, Corpus, Manifest
 from understudy.shards.redact import hide, protect_logs, redact
 from understudy.shards.remote import Remote, parse_address
 
@@ -93,6 +94,27 @@ def test_a_corpus_elsewhere_is_the_one_that_was_packed(
     asked = len(server.requests)
     Corpus.open(address, Cache(tmp_path / "cache", 10**9))
     assert len(server.requests) == asked + 1, "only the manifest is asked for again"
+
+
+@pytest.mark.parametrize("digest", ["../victim.txt", "/VICTIM", "", "A" * 64])
+def test_a_hostile_manifest_reaches_no_file_outside_of_the_cache(
+    server: FaultServer, corpus: Path, tmp_path: Path, digest: str
+) -> None:
+    victim = tmp_path / "victim.txt"
+    victim.write_text("years of work")
+    digest = digest.replace("/VICTIM", str(victim))
+    hostile = corpus.parent / "hostile"
+    hostile.mkdir(exist_ok=True)
+    for change in (
+        {"samples_sha256": digest},
+        {"shards": (replace(Manifest.load(corpus).shards[0], sha256=digest),)},
+    ):
+        replace(Manifest.load(corpus), **change).save(hostile)
+        for address in (f"{server.address}/bucket/hostile", "s3://bucket/hostile"):
+            with pytest.raises(UserError, match=r"hostile/manifest\.json: not a corpus manifest .*; repack") as error:
+                Corpus.open(address, Cache(tmp_path / "cache", 10**9))
+            assert "\n" not in str(error.value)
+            assert victim.read_text() == "years of work"
 
 
 def test_a_manifest_damaged_on_the_way_is_fetched_again(server: FaultServer, tmp_path: Path) -> None:

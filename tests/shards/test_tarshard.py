@@ -108,6 +108,20 @@ def test_every_field_that_could_tell_is_checked(tmp_path: Path, field: str, valu
         entries_of(tmp_path / "a.tar")
 
 
+@pytest.mark.parametrize("size", [-1, -512, -1024])
+def test_a_size_below_nothing_is_told(tmp_path: Path, size: int) -> None:
+    """An entry that ends where it begins would come again for ever."""
+    info = tarfile.TarInfo("name.json")
+    info.mode, info.size = 0o444, size
+    header = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    header[257:265] = b"ustar\x0000"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / "a.tar").write_bytes(header + bytes(1024))
+    with pytest.raises(ValueError, match=f"name.json: tar header with size {size}"):
+        entries_of(tmp_path / "a.tar")
+
+
 @pytest.mark.parametrize("tar_format", [tarfile.PAX_FORMAT, tarfile.GNU_FORMAT])
 def test_only_plain_ustar_passes(tmp_path: Path, tar_format: int) -> None:
     with tarfile.open(tmp_path / "a.tar", "w", format=tar_format) as tar:
