@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from understudy.models.loading import load_strictly
 from understudy.models.vit import VideoViT, ViTConfig
 
-SHARED = "shared"
+SHARED = "all-corpora"  # no corpus's head is called so
 
 
 def head_name(source: str) -> str:
-    """Module name of a source's head; a module name can't hold a dot."""
-    return source.replace(".", "_")
+    """Module name of a source's head: without a dot, and none of ModuleDict's own names, as `train` would be."""
+    return "corpus-" + source.replace("%", "%25").replace(".", "%2E")
 
 
 class Aligner(nn.Module):

@@ -95,13 +95,20 @@ def draw_mix(height: int, width: int, config: Augment, rng: np.random.Generator)
 
 
 def check_groups(config: Augment, rows: int, views: int, ranks: int) -> None:
-    """Raise ValueError where the groups of a global batch are not whole, or tear the pairs of `partners` apart."""
+    """Raise ValueError where the groups of a global batch are not whole, or tear the pairs of `partners` apart, as
+    ranks do whose part of it is an odd number of samples.
+    """
     pair, group = 2 * views, config.group
     mixed = config.mixup or config.cutmix
-    if group < 0 or (group and mixed and (rows % group or group % pair or rows % (pair * ranks))):
+    if group < 0 or (group and mixed and (rows % group or group % pair)):
         raise ValueError(
-            f"groups of {group} rows don't fit a batch of {rows} on {ranks} ranks: a group must divide it, and both a "
-            f"group and a rank's part be multiples of {pair}; augment.group 0 is one draw for the whole batch"
+            f"groups of {group} rows don't fit a batch of {rows}: a group must divide it, and be a multiple of {pair}; "
+            "augment.group 0 is one draw for the whole batch"
+        )
+    if mixed and ranks > 1 and rows % (pair * ranks):
+        raise ValueError(
+            f"a batch of {rows} on {ranks} ranks parts clips that are mixed with each other; give a multiple of "
+            f"{pair * ranks}, or other ranks"
         )
 
 
@@ -129,7 +136,8 @@ def cutmix_box(height: int, width: int, share: float, rng: np.random.Generator) 
 
 def partners(rows: int, views: int, device: torch.device | str = "cpu") -> Tensor:
     """For each row the one that it is mixed with, int64 (rows,): the same view of the neighbouring sample, which is as
-    random as any, and on the same rank on any number of ranks. The last of an odd number of samples stays alone.
+    random as any, and on the same rank on any number of ranks that `check_groups` lets pass. The last of an odd number
+    of samples stays alone.
     """
     row = torch.arange(rows, device=device)
     partner = (row // views ^ 1) * views + row % views

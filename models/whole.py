@@ -56,6 +56,8 @@ def load_classifier(stage: str | Path, corpus: str) -> tuple[VideoClassifier, li
     model = VideoClassifier(ViTConfig(**json.loads(about[METADATA])), len(classes[corpus]))
     own = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
     head = f"heads.{SHARED}" if f"heads.{SHARED}.weight" in weights else f"heads.{head_name(corpus)}"
+    if f"{head}.weight" not in weights:
+        raise ValueError(f"{stage}: has no {head}, so that another version wrote it; train it again")
     for part in ("weight", "bias"):
         own[f"head.{part}"] = weights[f"{head}.{part}"][: len(classes[corpus])]
     load_strictly(model, own, str(stage))

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
@@ -50,27 +53,45 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tenso
 def save_checkpoint(folder: Path, step: int, checkpoint: Checkpoint, header: dict[str, str], keep: int = 2) -> None:
     """Write `folder/step-NNNNNNNN` under a temporary name, fsync, rename; then delete all but the last `keep`.
 
-    `header` goes into the weights' file, and says what model they are of.
+    `header` goes into the weights' file, and says what model they are of. Raises OSError where the disk is full; what
+    was written until then is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
     final, temporary = folder / f"step-{step:08d}", folder / f".step-{step:08d}.tmp"
     for leftover in folder.glob(".step-*.tmp"):
         shutil.rmtree(leftover)
     temporary.mkdir()
-    save_file(checkpoint.model, temporary / "model.safetensors", header)
-    save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
-    save_file(checkpoint.average, temporary / "average.safetensors")
-    (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1) + "\n")
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    fsync_folder(temporary)
+    try:
+        with os_errors():
+            save_file(checkpoint.model, temporary / "model.safetensors", header)
+            save_file(checkpoint.optimizer, temporary / "optimizer.safetensors")
+            save_file(checkpoint.average, temporary / "average.safetensors")
+        (temporary / STATE).write_text(json.dumps(checkpoint.state, indent=1) + "\n")
+        for path in temporary.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        fsync_folder(temporary)
+    except BaseException:
+        shutil.rmtree(temporary)
+        raise
     if final.exists():
         shutil.rmtree(final)
     temporary.rename(final)
     fsync_folder(folder)
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """OSError in place of what safetensors makes of one when it writes, as for a full disk."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
 
 
 def latest_checkpoint(folder: Path) -> Checkpoint | None:

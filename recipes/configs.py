@@ -6,6 +6,7 @@ comes from is in docs/method.md.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,13 @@ from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.train import Stage
 from understudy.shards.errors import UserError
+
+DEMO_WEIGHTS = (1.0, 2.0)  # of the demo's scenes without people and its virtual people in stage 2
+
+
+def summary(config: Callable[[], object]) -> str:
+    """What the docstring of a config says of it, in one line."""
+    return " ".join((config.__doc__ or "").split())
 
 
 @dataclass(frozen=True)
@@ -103,7 +111,9 @@ class MixedConfig:
 
 
 def demo() -> MixedConfig:
-    """Demo corpora on two CPU cores: `accelerate launch recipes/mixed.py`, under 6 minutes, corpora included."""
+    """Demo corpora on two CPU cores: `accelerate launch recipes/mixed.py`, four minutes on quick ones, twice that on
+    slow ones, corpora included.
+    """
     return MixedConfig(
         vit=DEMO,
         mae=MAEConfig(decoder_width=64, decoder_depth=2, decoder_heads=1),
@@ -128,7 +138,6 @@ def demo() -> MixedConfig:
             crop_scale=(0.5, 1.0),
             flip=True,
         ),
-        align_weights=(1.0, 2.0),
         stride=2,
         demo_clips=1000,
     )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -20,31 +20,28 @@ from understudy.models.align import mixed_cross_entropy
 from understudy.models.augment import Augment, augment_batch
 from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
+from understudy.models.loading import header
 from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
+from understudy.models.whole import MODEL
 from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import cache_name, encoder_key, one_pass
-from understudy.recipes.train import ENCODER, Stage, StageReport, step_seed, train_stage
+from understudy.recipes.train import ENCODER, REPORT, Stage, StageReport, step_seed, train_stage
 from understudy.shards.manifest import Corpus
 
 SCORES = "scores.safetensors"
 
 
 @dataclass(frozen=True)
-class FinetuneConfig:
-    """PPMA's fine-tuning, of its released code: batch 32, 30 epochs of which 3.75 warm up, rate from 5e-7 to 2e-3 and
-    back with a layer decay of 0.75, drop path 0.1, label smoothing 0.1, RandAugment, erasing, mixup and CutMix, no
-    mirroring. `start`, `end` and `halved` are those of Stage.
+class TaskConfig:
+    """What PPMA's released code has in common for all that it trains on a downstream corpus: batch 32, 30 epochs, a
+    layer decay of 0.75, drop path 0.1, label smoothing 0.1, RandAugment, erasing, mixup and CutMix, no mirroring.
     """
 
     epochs: float = 30
-    warmup_epochs: float = 3.75
     batch_size: int = 32
     rate: float = 2e-3
-    start: float = 5e-7
     end: float = 5e-7
-    halved: Halved = "no"
-    """The rate halves when warm-up ends: rest, as in the released PPMA code; whole, as in its masked autoencoding."""
     weight_decay: float = 1e-4
     layer_decay: float = 0.75
     drop_path: float = 0.1
@@ -54,7 +51,41 @@ class FinetuneConfig:
     augment: Augment = field(
         default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
     )
+
+    def stage(self, videos: int) -> Stage:
+        """The schedule for a corpus of so many videos."""
+        return Stage(
+            steps=max(1, round(self.epochs * videos / self.batch_size)),
+            batch_size=self.batch_size,
+            views=1,
+            rate=self.rate,
+            end=self.end,
+            warmup=0,
+            weight_decay=self.weight_decay,
+            layer_decay=self.layer_decay,
+            crop_scale=self.crop_scale,
+            flip=self.flip,
+            augment=self.augment,
+        )
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(TaskConfig):
+    """PPMA's fine-tuning, of its released code: of 30 epochs 3.75 warm up, rate from 5e-7 to 2e-3 and back, and the
+    rest as all that it trains there. `start`, `end` and `halved` are those of Stage.
+    """
+
+    warmup_epochs: float = 3.75
+    start: float = 5e-7
+    halved: Halved = "no"
+    """The rate halves when warm-up ends: rest, as in the released PPMA code; whole, as in its masked autoencoding."""
     seeds: int = 3
+
+    def stage(self, videos: int) -> Stage:
+        """The schedule for a corpus of so many videos."""
+        flat = super().stage(videos)
+        warmup = round(flat.steps * self.warmup_epochs / self.epochs)
+        return replace(flat, warmup=warmup, start=self.start, halved=self.halved)
 
 
 def online_probe() -> FinetuneConfig:
@@ -66,26 +97,14 @@ def online_probe() -> FinetuneConfig:
 
 
 @dataclass(frozen=True)
-class AverageConfig:
-    """Learning the mixture of two encoders with a linear head, as PPMA's released code: one number a model, batch 32,
-    30 epochs, rate 1.6e-2 to 4e-6 without warm-up, of which mixture and head get 0.75, and all that fine-tuning has
-    against overfitting.
+class AverageConfig(TaskConfig):
+    """Learning the mixture of two encoders with a linear head, as PPMA's released code: one number a model, rate 1.6e-2
+    to 4e-6 without warm-up, of which mixture and head get 0.75, and the rest as all that it trains there.
     """
 
     mixing: Mixing = "model"
-    epochs: float = 30
-    batch_size: int = 32
     rate: float = 1.6e-2
     end: float = 4e-6
-    weight_decay: float = 1e-4
-    layer_decay: float = 0.75
-    drop_path: float = 0.1
-    smoothing: float = 0.1
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: bool = False
-    augment: Augment = field(
-        default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
-    )
 
 
 class AverageClassifier(nn.Module):
@@ -127,43 +146,6 @@ class Averaged:
     joint: Finetuned
 
 
-def finetune_stage(config: FinetuneConfig, videos: int) -> Stage:
-    """The schedule for a corpus of so many videos."""
-    steps = max(1, round(config.epochs * videos / config.batch_size))
-    return Stage(
-        steps=steps,
-        batch_size=config.batch_size,
-        views=1,
-        rate=config.rate,
-        warmup=round(steps * config.warmup_epochs / config.epochs),
-        weight_decay=config.weight_decay,
-        layer_decay=config.layer_decay,
-        crop_scale=config.crop_scale,
-        flip=config.flip,
-        start=config.start,
-        end=config.end,
-        halved=config.halved,
-        augment=config.augment,
-    )
-
-
-def average_stage(config: AverageConfig, videos: int) -> Stage:
-    """The same for an average, which has no warm-up."""
-    return Stage(
-        steps=max(1, round(config.epochs * videos / config.batch_size)),
-        batch_size=config.batch_size,
-        views=1,
-        rate=config.rate,
-        end=config.end,
-        warmup=0,
-        weight_decay=config.weight_decay,
-        layer_decay=config.layer_decay,
-        crop_scale=config.crop_scale,
-        flip=config.flip,
-        augment=config.augment,
-    )
-
-
 def finetune(
     accelerator: Accelerator,
     encoder: VideoViT,
@@ -191,8 +173,7 @@ def finetune(
     model = VideoClassifier(encoder.config, classes, config.drop_path)
     model.encoder.load_state_dict(encoder.state_dict())
     model.encoder.requires_grad_(not frozen)  # nor does anything but drop path tell train from eval mode in it
-    stage = finetune_stage(config, len(train))
-    return _trained(accelerator, name, model, train, val, clip, views, stage, config.smoothing, seed, out, threads)
+    return _trained(accelerator, name, model, train, val, clip, views, config, seed, out, threads)
 
 
 def learn_average(
@@ -214,8 +195,7 @@ def learn_average(
     torch.manual_seed(step_seed(0, "init-average"))
     average = AdaptiveAverage(encoders, config.mixing, config.drop_path)
     model = AverageClassifier(average, len(train.manifest.classes))
-    stage = average_stage(config, len(train))
-    joint = _trained(accelerator, name, model, train, val, clip, views, stage, config.smoothing, 0, out, threads)
+    joint = _trained(accelerator, name, model, train, val, clip, views, config, 0, out, threads)
     average.load_state_dict(load_file(out / name / ENCODER))
     return Averaged(average.merged(), tuple(average.mixing.softmax(dim=1).mean(dim=0).tolist()), joint)
 
@@ -228,23 +208,23 @@ def _trained(
     val: Corpus,
     clip: Clip,
     views: EvalViews,
-    stage: Stage,
-    smoothing: float,
+    config: TaskConfig,
     seed: int,
     out: Path,
     threads: int,
 ) -> Finetuned:
-    """Train a model on `train` and score it on `val`, unless both lie in `out/NAME` already."""
-    scores = out / name / SCORES
-    if accelerator.is_main_process and (out / name / "report.json").exists() and not scores.exists():
-        shutil.rmtree(out / name)  # killed between training and scoring: the trained weights are gone
+    """Train a model on `train` and score it on `val`, of which what lies in `out/NAME` already is not done again."""
+    stage = config.stage(len(train))
+    scores, whole, done = (out / name / file for file in (SCORES, MODEL, REPORT))
+    if accelerator.is_main_process and done.exists() and not scores.exists() and not whole.exists():
+        shutil.rmtree(out / name)  # somebody took the scores away, for which the head that is gone is needed
     accelerator.wait_for_everyone()
 
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         clips, other, share = augment_batch(
             batch.clips, stage.augment, generator, stage.views, accelerator.process_index, accelerator.num_processes
         )
-        return mixed_cross_entropy(model(clips), batch.labels, batch.ok, smoothing, other, share)
+        return mixed_cross_entropy(model(clips), batch.labels, batch.ok, config.smoothing, other, share)
 
     with ClipLoader(
         [LoaderSource(train, 1.0)],
@@ -271,14 +251,18 @@ def _trained(
             save_every=500,
             compiled=False,
             corpora=[train],
+            model_header=header(module.encoder.config),
         )
     if not scores.exists():
+        module.load_state_dict(load_file(whole))  # it may have been trained before a kill
         started = time.perf_counter()
         logits, ok = score(accelerator, module, val, clip, views, threads)
         speed = len(val) * views.clips * views.crops / (time.perf_counter() - started)
         if accelerator.is_main_process:
             save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
         accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        whole.unlink(missing_ok=True)
     saved = load_file(scores)
     return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]), scores)
 

@@ -20,7 +20,7 @@ from understudy.models.align import Aligner
 from understudy.models.mae import MaskedAutoencoder
 from understudy.models.vit import VideoViT
 from understudy.recipes.check import check_corpora, check_settings
-from understudy.recipes.configs import MixedConfig, as_released, demo, ppma
+from understudy.recipes.configs import DEMO_WEIGHTS, MixedConfig, as_released, demo, ppma, summary
 from understudy.recipes.entries import Model, Task, open_model, scratch_model
 from understudy.recipes.evaluate import probe_encoder, results_of
 from understudy.recipes.stages import clip_of, run_stage
@@ -47,16 +47,18 @@ def main(config: MixedConfig) -> dict[str, Any]:
     accelerator = make_accelerator(config, config.track, config.out)
     if start := open_start(config):
         config = replace(config, vit=start.encoder.config)
+    if on_demo := not config.mae_corpora and not config.align_corpora:
+        config = replace(config, align_weights=config.align_weights or DEMO_WEIGHTS)
     check_settings(config)
     if accelerator.is_main_process:
         check_output(config, start)
-        if not config.mae_corpora and not config.align_corpora:
+        if on_demo:
             make_demo(config.out / "corpora", clips=config.demo_clips, seed=config.seed, workers=usable_cores())
     accelerator.wait_for_everyone()
     corpora = open_corpora(config)
     check_corpora(config, corpora, accelerator)
     if accelerator.is_main_process:
-        claim_output(config, start)
+        claim_output(config, corpora, start)
     accelerator.wait_for_everyone()
     start_tracker(accelerator, config.track, config.out, asdict(config))
 
@@ -120,8 +122,10 @@ def command_line(arguments: Sequence[str]) -> MixedConfig:
     """`[demo | ppma | as_released] [--key value ...]`; no config name means demo, an unknown key is an error."""
     if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
         arguments = ["demo", *arguments]
-    configs = {f.__name__: ((f.__doc__ or "").splitlines()[0], f()) for f in (demo, ppma, as_released)}
-    return tyro.extras.overridable_config_cli(configs, prog="mixed.py", args=list(arguments))
+    configs = {f.__name__: (summary(f), f()) for f in (demo, ppma, as_released)}
+    return tyro.extras.overridable_config_cli(
+        configs, prog="mixed.py", description="Without a name it is demo.", args=list(arguments)
+    )
 
 
 if __name__ == "__main__":

@@ -64,7 +64,9 @@ def share(config: Share) -> None:
         raise UserError(f"{config.stage}: has not finished; run the same training command again")
     stages = training_of(config.stage.resolve())
     if (config.corpus is not None) != (config.what == "classifier"):
-        raise UserError(f"--corpus names the head of a classifier, and only of one; it does not go with {config.what}")
+        if config.what == "classifier":
+            raise UserError("--what classifier: name the corpus whose head it is to have with --corpus")
+        raise UserError(f"--corpus names the head of a classifier; it does not go with --what {config.what}")
     classes: list[str] = []
     try:
         encoder, vit = load_encoder(config.stage)

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,11 @@ from understudy.shards.audited import require_audit
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.manifest import Corpus
+
+CONFIG = "config.json"
+DIGESTS = "digests"  # in it: of the corpora that were trained on
+# Kept on record, but no setting of what is trained: corpora may move, and a probe may be added or changed.
+NAMED = {"mae_corpora", "align_corpora", "probe_train", "probe_val", "probe", "probe_views", DIGESTS}
 
 
 class Job(Protocol):
@@ -140,9 +145,16 @@ def open_start(config: MixedConfig) -> Model | None:
 
 def check_output(config: MixedConfig, start: Model | None) -> None:
     """Raise UserError where the output folder holds a run with other settings or of another start. Writes nothing."""
-    path = config.out / "config.json"
-    if path.exists() and path.read_text() != _settings(config):
-        raise UserError(f"{config.out}: holds a run with other settings ({path} says which); choose another --out")
+    path = config.out / CONFIG
+    if path.exists():
+        before, now = _leaves(json.loads(path.read_text())), _leaves(_settings(config))
+        keys = [key for key in now | before if key.partition(".")[0] not in NAMED]
+        differ = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+        if differ:
+            raise UserError(
+                f"{config.out}: holds a run with other settings: {'; '.join(differ[:3])}; "
+                "give the same, or choose another --out"
+            )
     began = config.out / START
     if start and began.exists() and json.loads(began.read_text())["digest"] != start.about["digest"]:
         raise UserError(
@@ -150,20 +162,41 @@ def check_output(config: MixedConfig, start: Model | None) -> None:
         )
 
 
-def claim_output(config: MixedConfig, start: Model | None) -> None:
-    """Write the settings and the start's ledgers into the output folder, so that no run with others goes on there."""
+def claim_output(config: MixedConfig, corpora: dict[str, list[Corpus]], start: Model | None) -> None:
+    """Write the settings, the corpora's digests and the start's ledgers into the output folder, so that no run with
+    others goes on there. Raises UserError where one with other corpora lies there; it is what is in them that counts,
+    not where they are.
+    """
+    path = config.out / CONFIG
+    digests = {use: [c.manifest.digest for c in corpora[use]] for use in ("mae", "align") if corpora[use]}
+    known = json.loads(path.read_text())[DIGESTS] if path.exists() else {}
+    for use, now in digests.items():
+        if known.get(use, now) != now and not config.allow_changed_corpora:
+            raise UserError(
+                f"{config.out}: holds a run with other corpora, by their digests; name the same with --{use}-corpora, "
+                "pass --allow-changed-corpora where they were packed anew, or choose another --out"
+            )
     config.out.mkdir(parents=True, exist_ok=True)
-    write_atomic(config.out / "config.json", _settings(config).encode())
+    written = _settings(config) | {DIGESTS: known | digests}
+    write_atomic(path, (json.dumps(written, indent=1) + "\n").encode())
     if start:
         about = {"path": config.start, **start.about}
         write_atomic(config.out / START, (json.dumps(about, indent=1) + "\n").encode())
 
 
-def _settings(config: MixedConfig) -> str:
+def _settings(config: MixedConfig) -> dict[str, Any]:
     # These change nothing that is trained.
     free = {"ablate", "allow_changed_corpora", "out", "threads", "log_every", "save_every", "require_audit", "stages"}
     free |= {"track", "checkpoint_activations"}
-    return json.dumps({k: v for k, v in asdict(config).items() if k not in free}, indent=1, default=str) + "\n"
+    return json.loads(json.dumps({k: v for k, v in asdict(config).items() if k not in free}, default=str))
+
+
+def _leaves(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every value that is no table, by the name that its flag has: `stage1.steps`."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= _leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def threads_of(config: Job) -> int:
@@ -173,13 +206,17 @@ def threads_of(config: Job) -> int:
 
 @contextmanager
 def told_in_one_line(recipe: str) -> Iterator[None]:
-    """End the process with one line where the user can do something: a wrong setting, or a full disk."""
+    """End the process with one line where the user can do something: a wrong setting or path, or a full disk."""
     try:
         yield
     except UserError as error:
         sys.exit(f"{recipe}: {error}")
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            if error.filename is None:
+                raise
+            sys.exit(f"{recipe}: {error.filename}: {error.strerror}")
         again = "make room and run the same command again, it goes on where it was"
         sys.exit(f"{recipe}: no space left on the disk; {again}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from understudy.loader import Batch
 from understudy.models.augment import Augment
-from understudy.models.loading import header
+from understudy.models.loading import header, load_strictly
 from understudy.models.optim import Halved, learning_rate, parameter_groups, update_average
 from understudy.models.randaugment import OPERATIONS
 from understudy.models.vit import ViTConfig
@@ -43,6 +43,7 @@ from understudy.shards.manifest import Corpus
 
 ENCODER = "encoder.safetensors"
 LEDGER = "ledger.json"
+REPORT = "report.json"
 AHEAD = 2  # steps that the host may be ahead of a GPU: fewer batches than those that the loader lets it have (LEAD)
 NO_CLIPS = torch.empty(0, dtype=torch.uint8)
 
@@ -205,7 +206,7 @@ def train_stage(
     Raises UserError when the loss is not finite.
     """
     folder, log = out / name, MetricsLog(out / "metrics.jsonl")
-    done = folder / "report.json"
+    done = folder / REPORT
     if done.exists():
         return StageReport(**json.loads(done.read_text()))
 
@@ -219,7 +220,10 @@ def train_stage(
     ledger = Ledger(corpora=describe(corpora))
     checkpoint = latest_checkpoint(folder)
     if checkpoint is not None:
-        module.load_state_dict(checkpoint.model)
+        try:
+            load_strictly(module, checkpoint.model, str(folder))
+        except ValueError as error:
+            raise UserError(f"{error}; another version made its checkpoints: delete them to train it again") from None
         loader.load_state_dict(checkpoint.state["loader"])
         report = StageReport(**checkpoint.state["report"])
         ledger = Ledger(**checkpoint.state["ledger"])
@@ -248,8 +252,10 @@ def train_stage(
         unit="step",
         disable=None if accelerator.is_main_process else True,
     )
-    for first in range(report.steps, stage.steps, log_every):
-        steps = min(log_every, stage.steps - first)
+    while report.steps < stage.steps:
+        # Up to a multiple of log_every, also where a run with others was stopped: none of save_every is passed over.
+        first = report.steps
+        steps = min(log_every - first % log_every, stage.steps - first)
         losses: list[Tensor] = []
         answers: list[Tensor] = []
         taken: list[Batch] = []

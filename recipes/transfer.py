@@ -30,15 +30,15 @@ from understudy.models.classify import VideoClassifier
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
 from understudy.recipes.check import check_held_out, check_mixing, check_probe
+from understudy.recipes.configs import summary
 from understudy.recipes.entries import SCRATCH, Model, Task, describe_views, machine, open_model, open_task
 from understudy.recipes.features import cache_name, encoder_key, frozen_features, view_count, weights_digest
 from understudy.recipes.finetune import (
     AverageConfig,
     FinetuneConfig,
     Finetuned,
-    average_stage,
+    TaskConfig,
     finetune,
-    finetune_stage,
     learn_average,
     online_probe,
 )
@@ -188,23 +188,19 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
             raise UserError(f"{model.name}: {error}") from None
     if len({model.encoder.config for model in models[len(config.checkpoint) :]}) > 1:
         raise UserError(f"--average {' '.join(config.average)}: encoders of different shapes can't be averaged")
-    trained = {"finetune": config.finetune, "online": config.online}
-    batches = {f"--{name}": settings for name, settings in trained.items() if name in config.protocols}
-    for flag, settings in {**batches, **({"--averaging": config.averaging} if config.average else {})}.items():
+    tuned = {"finetune": config.finetune, "online": config.online}
+    trained: dict[str, TaskConfig] = {f"--{name}": tuned[name] for name in tuned if name in config.protocols}
+    for flag, settings in {**trained, **({"--averaging": config.averaging} if config.average else {})}.items():
         if settings.epochs <= 0 or settings.batch_size < 1 or settings.batch_size % ranks:
             raise UserError(
                 f"{flag} needs epochs above 0 and a batch that {ranks} ranks divide, "
                 f"not {settings.epochs} and {settings.batch_size}"
             )
         check_mixing(settings.augment, flag, settings.batch_size, 1, ranks)
-    for flag, settings in batches.items():
         for task in tasks:
-            finetune_stage(settings, len(task.train))
-        if settings.seeds < 1:
+            settings.stage(len(task.train))
+        if isinstance(settings, FinetuneConfig) and settings.seeds < 1:
             raise UserError(f"{flag}.seeds {settings.seeds}: at least 1 is needed")
-    if config.average:
-        for task in tasks:
-            average_stage(config.averaging, len(task.train))
 
 
 def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, config: TransferConfig) -> Outcome:
@@ -295,8 +291,10 @@ def command_line(arguments: Sequence[str]) -> TransferConfig:
     """`[demo | ppma] [--key value ...]`; no config name means demo, an unknown key is an error."""
     if not arguments or (arguments[0].startswith("--") and arguments[0] != "--help"):
         arguments = ["demo", *arguments]
-    configs = {f.__name__: ((f.__doc__ or "").splitlines()[0], f()) for f in (demo, ppma)}
-    return tyro.extras.overridable_config_cli(configs, prog="transfer.py", args=list(arguments))
+    configs = {f.__name__: (summary(f), f()) for f in (demo, ppma)}
+    return tyro.extras.overridable_config_cli(
+        configs, prog="transfer.py", description="Without a name it is demo.", args=list(arguments)
+    )
 
 
 if __name__ == "__main__":

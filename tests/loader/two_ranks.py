@@ -29,10 +29,7 @@ def main(root: str, out: str) -> None:
             seen.append(batch.ids[::2].tolist())
             pixels.append(hashlib.sha256(torch.cat(gathered).numpy().tobytes()).hexdigest())
         state = clips.state_dict()
-    evaluated = [
-        batch.ids.tolist()
-        for batch in EvalLoader(corpus, clip, EvalViews(), 14, threads=1)
-    ]
+    evaluated = [batch.ids.tolist() for batch in EvalLoader(corpus, clip, EvalViews(), 14, threads=1)]
     result = {"seen": seen, "pixels": pixels, "state": state, "evaluated": evaluated}
     (Path(out) / f"{rank}.json").write_text(json.dumps(result))
     dist.destroy_process_group()

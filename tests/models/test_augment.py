@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -288,12 +289,32 @@ def test_the_loss_of_a_group_weighs_labels_by_its_own_draw() -> None:
 
 
 def test_groups_that_do_not_fit_are_refused() -> None:
-    for rows, group, views, ranks in ((128, 16, 1, 8), (32, 8, 1, 4), (48, 0, 1, 48), (48, 12, 3, 4)):
+    fitting = ((128, 16, 1, 8), (32, 8, 1, 4), (48, 0, 1, 24), (48, 12, 3, 4), (7, 0, 1, 1), (6, 0, 1, 3))
+    for rows, group, views, ranks in fitting:
         check_groups(replace(PPMA, group=group), rows, views, ranks)
     check_groups(Augment(group=16), 6, 1, 2)  # nothing is mixed
-    for rows, group, views, ranks in ((40, 16, 1, 1), (6, 3, 1, 1), (48, 8, 3, 1), (16, 8, 1, 16), (8, -8, 1, 1)):
-        with pytest.raises(ValueError, match=rf"groups of {group} rows don't fit a batch of {rows} on {ranks} ranks"):
+    for rows, group, views, ranks in ((40, 16, 1, 1), (6, 3, 1, 1), (48, 8, 3, 1), (8, -8, 1, 1)):
+        with pytest.raises(ValueError, match=rf"groups of {group} rows don't fit a batch of {rows}: a group must"):
             check_groups(replace(PPMA, group=group), rows, views, ranks)
+    for rows, group, views, ranks in ((16, 8, 1, 16), (6, 0, 1, 2), (48, 0, 1, 48), (12, 0, 2, 2), (9, 0, 1, 3)):
+        match = rf"^a batch of {rows} on {ranks} ranks parts clips .*; give a multiple of {2 * views * ranks}, or other"
+        with pytest.raises(ValueError, match=match):
+            check_groups(replace(PPMA, group=group), rows, views, ranks)
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_ranks_that_pass_mix_the_pairs_that_one_does(views: int) -> None:
+    for samples, ranks in itertools.product(range(1, 33), range(2, 9)):
+        rows, part = samples * views, samples * views // ranks
+        if samples % ranks:
+            continue
+        parts = [partners(part, views) + rank * part for rank in range(ranks)]
+        same = torch.equal(torch.cat(parts), partners(rows, views))
+        try:
+            check_groups(PPMA, rows, views, ranks)
+            assert same
+        except ValueError:
+            assert not same
 
 
 @pytest.mark.parametrize("group", [0, 2, 8])

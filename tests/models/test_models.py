@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from understudy.models.align import Aligner, right_answers
+from understudy.models.align import Aligner, head_name, right_answers
 from understudy.models.mae import MAEConfig, MaskedAutoencoder, pixel_targets, random_mask, visible_tokens
 from understudy.models.vit import BASE, DEMO, MEAN, STD, VideoViT, ViTConfig, sinusoid_positions, to_patches
 
@@ -143,13 +143,13 @@ def test_alignment_starts_from_the_encoder_with_separate_heads() -> None:
     clips, ok = random_clips(3, TINY), torch.ones(3, dtype=torch.bool)
     loss, answers = aligner(clips, torch.tensor([0, 6, 2]), ok, "b.c", 0.1)
     loss.backward()
-    logits = aligner.heads["b_c"](aligner.encoder(clips))
+    logits = aligner.heads[head_name("b.c")](aligner.encoder(clips))
     log_p = logits.log_softmax(dim=1)
     soft = torch.full((3, 7), 0.1 / 7)
     soft[torch.arange(3), torch.tensor([0, 6, 2])] += 0.9
     torch.testing.assert_close(loss, -(soft * log_p).sum(dim=1).mean())
     assert answers.tolist() == [(logits.argmax(dim=1) == torch.tensor([0, 6, 2])).sum(), 3]
-    assert aligner.heads["a"].weight.grad is None
+    assert aligner.heads[head_name("a")].weight.grad is None
     with pytest.raises(ValueError, match="weights of another model"):
         aligner.load_encoder({"nonsense": torch.zeros(1)})
 

@@ -22,9 +22,11 @@ from small_models import (  # pyright: ignore[reportMissingImports]
 from torch import Tensor, nn
 
 from understudy.models import VideoClassifier, load_encoder
+from understudy.models.align import SHARED, Aligner, head_name
 from understudy.models.loading import header
 from understudy.models.mae import MaskedAutoencoder
 from understudy.models.vit import BASE, VideoViT, sinusoid_positions
+from understudy.models.whole import MODEL, load_classifier, whole_header
 
 
 def assert_same_features(path: Path, encoder: VideoViT) -> None:
@@ -65,8 +67,28 @@ def test_a_runs_files_come_back(tmp_path: Path) -> None:
     step = tmp_path / "step-00000010"
     step.mkdir()
     wrapped = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    save_file({**wrapped, "heads.a.weight": torch.zeros(3, 192)}, step / "model.safetensors", header(SMALL))
+    save_file({**wrapped, "heads.corpus-a.weight": torch.zeros(3, 192)}, step / "model.safetensors", header(SMALL))
     assert_same_features(step, encoder)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_corpus_may_have_any_name(shared: bool, tmp_path: Path) -> None:
+    names = ["train", "eval", "type", "keys", "training", "shared", SHARED, "a.b", "a_b", "a%2Eb", "-", "é x"]
+    classes = {name: [f"{name} {i}" for i in range(2 + number)] for number, name in enumerate(names)}
+    aligner = Aligner(SMALL, {name: len(own) for name, own in classes.items()}, shared_head=shared).eval()
+    shake(aligner)
+    save_file(aligner.state_dict(), tmp_path / MODEL, whole_header(aligner, classes))
+    features = aligner.encoder(make_clips())
+    for name, own in classes.items():
+        classifier, of_it = load_classifier(tmp_path, name)
+        assert of_it == own
+        logits = aligner.heads[SHARED if shared else head_name(name)](features)[:, : len(own)]
+        torch.testing.assert_close(classifier(make_clips()), logits, rtol=0, atol=0)
+    # A file in which heads have the bare names of corpora: `shared` could then be either.
+    bare = {name.replace("corpus-", "").replace(SHARED, "shared"): t for name, t in aligner.state_dict().items()}
+    save_file(bare, tmp_path / MODEL, whole_header(aligner, classes))
+    with pytest.raises(ValueError, match=r"no heads\.corpus-eval, so that another version wrote it; train it again"):
+        load_classifier(tmp_path, "eval")
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])

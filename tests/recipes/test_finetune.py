@@ -16,8 +16,6 @@ from understudy.recipes.finetune import (
     AverageClassifier,
     AverageConfig,
     FinetuneConfig,
-    average_stage,
-    finetune_stage,
     online_probe,
 )
 from understudy.recipes.transfer import command_line
@@ -29,7 +27,7 @@ UCF101 = 9_537  # training videos of split 1
     ("halved", "top", "first"), [("no", 2e-3, 2e-3), ("whole", 1e-3, 0.9619e-3), ("rest", 1e-3, 1e-3)]
 )
 def test_rates_on_ucf101_at_every_step(halved: Halved, top: float, first: float) -> None:
-    stage = finetune_stage(replace(FinetuneConfig(), halved=halved), UCF101)
+    stage = replace(FinetuneConfig(), halved=halved).stage(UCF101)
     assert (stage.steps, stage.warmup) == (8_941, 1_118)  # 30 and 3.75 epochs of 298.03 batches of 32
     step = np.arange(8_941)
     rising = np.interp(step, [0, 1_118], [5e-7, 2e-3])
@@ -45,7 +43,7 @@ def test_rates_on_ucf101_at_every_step(halved: Halved, top: float, first: float)
 
 def test_the_defaults_are_the_papers() -> None:
     config, paper = FinetuneConfig(), ppma().stage2
-    stage = finetune_stage(config, UCF101)
+    stage = config.stage(UCF101)
     # Stage 2 and fine-tuning share all but their length, batch and corpora.
     same = ("rate", "start", "end", "halved", "weight_decay", "betas", "layer_decay", "crop_scale", "flip")
     assert {name: asdict(stage)[name] for name in same} == {name: asdict(paper)[name] for name in same}
@@ -54,7 +52,7 @@ def test_the_defaults_are_the_papers() -> None:
 
 
 def test_the_online_probes_rates_are_the_papers() -> None:
-    stage = finetune_stage(online_probe(), UCF101)
+    stage = online_probe().stage(UCF101)
     assert (stage.steps, stage.warmup, stage.batch_size) == (8_941, 1_118, 32)
     assert [stage.rate_at(step) for step in (0, 1_118)] == [4e-6, 1.6e-2]
     assert stage.rate_at(8_940) == pytest.approx(4e-6, rel=1e-3)
@@ -67,7 +65,7 @@ def test_the_online_probes_rates_are_the_papers() -> None:
 
 def test_the_averages_rates_are_the_papers() -> None:
     config, tuned = AverageConfig(), FinetuneConfig()
-    stage = average_stage(config, UCF101)
+    stage = config.stage(UCF101)
     assert (stage.steps, stage.warmup, stage.batch_size, config.mixing) == (8_941, 0, 32, "model")
     assert stage.rate_at(0) == 1.6e-2
     assert stage.rate_at(8_940) == pytest.approx(4e-6, rel=1e-3)

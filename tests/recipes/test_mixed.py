@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,12 +22,13 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 
 from understudy.models.align import Aligner
+from understudy.models.augment import Augment
 from understudy.models.mae import MAEConfig, MaskedAutoencoder
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import ViTConfig
 from understudy.recipes import stages
 from understudy.recipes import start as start_of_run
-from understudy.recipes.check import check_corpora
+from understudy.recipes.check import check_corpora, check_settings
 from understudy.recipes.evaluate import results_of
 from understudy.recipes.mixed import MixedConfig, command_line, demo, main
 from understudy.recipes.outcome import Outcome
@@ -188,9 +190,39 @@ def test_bad_input_is_one_clear_line(corpora: Path, finished: Path, tmp_path: Pa
     with pytest.raises(UserError, match="of kind real, but only no-human, synthetic"):
         main(replace(start, mae_corpora=(str(corpora / "demo-actions-train"),)))
     before = (finished / "config.json").read_bytes()
-    with pytest.raises(UserError, match="other settings"):
-        main(replace(start, out=finished, seed=1))
+    other = replace(start, out=finished, stage1=replace(start.stage1, rate=0.5))
+    with pytest.raises(UserError, match=r"other settings: stage1.rate was 0.001, is 0.5; give the same"):
+        main(other)
+    swapped = replace(start, out=finished, align_corpora=start.align_corpora[::-1])
+    with pytest.raises(UserError, match=r"other corpora, by their digests; name the same with --align-corpora"):
+        main(swapped)
     assert (finished / "config.json").read_bytes() == before
+
+
+def test_corpora_may_move_and_a_probe_may_change(finished: Path, corpora: Path, tmp_path: Path) -> None:
+    trained = {name: (finished / name / "model.safetensors").stat().st_mtime_ns for name in ("stage1", "stage2")}
+    moved = tmp_path / "elsewhere"
+    shutil.copytree(corpora, moved)
+    start = tiny(moved, finished)
+    results = main(replace(start, ablate=True, probe=replace(start.probe, epochs=1)))
+    assert len(results["rows"]) == 4
+    assert trained == {name: (finished / name / "model.safetensors").stat().st_mtime_ns for name in trained}
+    main(replace(tiny(corpora, finished), ablate=True))  # as before, for other tests look at it too
+
+
+def test_weights_of_the_demo_are_for_the_demo_alone(corpora: Path, tmp_path: Path) -> None:
+    nohuman = str(corpora / "demo-nohuman")
+    check_settings(command_line(["demo", "--out", str(tmp_path), "--mae-corpora", nohuman, "--align-corpora", nohuman]))
+
+
+@pytest.mark.parametrize("recipe", ["mixed.py", "transfer.py"])
+def test_a_path_that_will_not_do_is_told_in_one_line(recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    command = [sys.executable, str(ROOT / "recipes" / recipe), "--out", str(tmp_path / "file" / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith(f"{recipe[:-3]}: {tmp_path / 'file'}")
 
 
 @pytest.mark.parametrize(
@@ -238,6 +270,16 @@ def test_a_batch_must_divide_among_the_ranks(corpora: Path, tmp_path: Path) -> N
     config = replace(config, stage2=replace(config.stage2, blend=True))
     with pytest.raises(UserError, match=r"stage2: batch size . does not divide into 1 views on 8 ranks"):
         check_corpora(config, opened, cast(Accelerator, ranks))
+
+
+def test_clips_that_are_mixed_with_each_other_must_be_on_one_rank(corpora: Path, tmp_path: Path) -> None:
+    config, ranks = tiny(corpora, tmp_path), SimpleNamespace(num_processes=2, process_index=0, device="cpu")
+    config = replace(config, stage2=replace(config.stage2, batch_size=6, augment=Augment(mixup=0.8)))
+    opened = open_corpora(config)
+    with pytest.raises(UserError, match=r"^stage2: a batch of 6 on 2 ranks parts clips .*; give a multiple of 4, or"):
+        check_corpora(config, opened, cast(Accelerator, ranks))
+    ranks.num_processes = 1
+    check_corpora(config, opened, cast(Accelerator, ranks))
 
 
 def test_corpora_are_named_all_or_for_the_demo_none(tmp_path: Path) -> None:

@@ -123,8 +123,9 @@ def test_papers_layer_decay_by_parameter_name() -> None:
     )
     of = {id(p): (group["lr_scale"], group["weight_decay"]) for group in groups for p in group["params"]}
     scales = [0.0238, 0.0317, 0.0422, 0.0563, 0.0751, 0.1001, 0.1335, 0.1780, 0.2373, 0.3164, 0.4219, 0.5625]
+    heads = ("heads.corpus-real.", "heads.corpus-synthetic.")
     expected = {f"encoder.blocks.{i}.": scale for i, scale in enumerate(scales)}
-    expected |= {"encoder.patch_embed.": 0.0178, "encoder.norm.": 0.75, "heads.real.": 0.75, "heads.synthetic.": 0.75}
+    expected |= {"encoder.patch_embed.": 0.0178, "encoder.norm.": 0.75, **dict.fromkeys(heads, 0.75)}
     seen: set[str] = set()
     for name, parameter in model.named_parameters():
         prefix = next(prefix for prefix in expected if name.startswith(prefix))

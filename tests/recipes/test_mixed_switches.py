@@ -87,6 +87,41 @@ def test_stopped_and_restarted_gives_the_same_bits(
         assert (tmp_path / "run").joinpath(*weights).read_bytes() == finished.joinpath(*weights).read_bytes()
 
 
+def test_intervals_may_change_where_a_run_goes_on(
+    finished: Path, bars: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, saved, stop = switched_on(bars, tmp_path), list[tuple[str, int]](), True
+
+    def save_and_stop(folder: Path, step: int, *others: object) -> None:
+        save(folder, step, *others)  # pyright: ignore[reportArgumentType]
+        saved.append((folder.name, step))
+        if stop and step == 4:
+            raise KeyboardInterrupt
+
+    save = train.save_checkpoint
+    monkeypatch.setattr(train, "save_checkpoint", save_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        main(config)
+    stop = False
+    main(replace(config, log_every=3, save_every=3))
+    then = [(stage, step) for stage, steps in (("stage1", (6, 9)), ("stage2", (3, 6, 9))) for step in steps]
+    assert saved == [("stage1", 2), ("stage1", 4), *then]
+    ledgers, unbroken = tiny_job.trained_on(tmp_path)[:2], tiny_job.trained_on(finished)
+    assert ledgers == unbroken[:2]
+    every, rows = losses_of(finished), losses_of(tmp_path)
+    assert [step for stage, step in rows if stage == "stage1"] == [1, 2, 3, 4, 6, 9, 12]
+    assert rows["stage1", 6] == pytest.approx((every["stage1", 5] + every["stage1", 6]) / 2)
+    assert rows["stage1", 9] == pytest.approx(sum(every["stage1", step] for step in (7, 8, 9)) / 3)
+    for stage in ("stage1", "stage2"):
+        weights = (stage, "encoder.safetensors")
+        assert tmp_path.joinpath(*weights).read_bytes() == finished.joinpath(*weights).read_bytes()
+
+
+def losses_of(out: Path) -> dict[tuple[str, int], float]:
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    return {(row["stage"], row["step"]): row["loss"] for row in rows}
+
+
 def test_two_ranks_compute_what_one_does(finished: Path, bars: Path, tmp_path: Path) -> None:
     # Drop path is drawn on each rank for itself, so it is off here, in both.
     alone = replace(switched_on(bars, tmp_path / "one"), drop_path=0.0)

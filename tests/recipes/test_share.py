@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from understudy.models import MaskedAutoencoder, VideoClassifier, VideoViT, load_encoder
+from understudy.models.align import SHARED, head_name
 from understudy.models.mae import draw_masks
 from understudy.models.whole import load_autoencoder, load_classifier
 from understudy.recipes import stages
@@ -130,6 +131,6 @@ def test_decoder_and_heads_survive_the_stages(
         torch.testing.assert_close(logits, kept(clips), rtol=0, atol=0)
         assert json.loads((tmp_path / corpus / "classes.json").read_text()) == classes == list(tiny_job.CLASSES)
         aligner = trained["stage2"].eval()
-        own = aligner.heads["shared" if switches else corpus](aligner.encoder(clips))
+        own = aligner.heads[SHARED if switches else head_name(corpus)](aligner.encoder(clips))
         assert torch.equal(logits, own) == (not switches)
         assert f"with its head for `{corpus}`" in (tmp_path / corpus / "README.md").read_text()

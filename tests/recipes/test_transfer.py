@@ -26,7 +26,7 @@ from understudy.models.augment import Augment
 from understudy.models.loading import header
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
-from understudy.recipes import features
+from understudy.recipes import features, finetune
 from understudy.recipes.entries import open_model
 from understudy.recipes.features import Features, frozen_features
 from understudy.recipes.finetune import AverageConfig, learn_average
@@ -232,16 +232,38 @@ def test_every_command_keeps_its_results_and_names_its_scores(finished: Path, da
     assert len({row["predictions"] for row in results_of(finished)["rows"]}) == len(results_of(finished)["rows"])
 
 
-def test_a_finetuning_killed_before_it_was_scored_is_done_again(finished: Path, data: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+def test_what_was_killed_before_it_was_scored_is_scored_and_not_trained_again(
+    finished: Path, data: Path, checkpoints: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, calls = tmp_path / "out", 0
     config = config_of(data, out, "--checkpoint", "scratch", "--protocols", "finetune")
-    first = main(config)
-    for scores in out.glob("finetune-*/scores.safetensors"):
-        scores.unlink()
-    again = main(config)
-    assert again["rows"][0]["seeds_top1"] == first["rows"][0]["seeds_top1"]
-    same = next(r for r in results_of(finished)["rows"] if (r["protocol"], r["model"]) == ("finetune", "scratch"))
-    assert same["seeds_top1"] == first["rows"][0]["seeds_top1"]
+    config = replace(config, average=tuple(map(str, checkpoints)))
+
+    def killed_every_other_time(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls % 2:
+            raise KeyboardInterrupt
+        return score(*arguments)
+
+    score, reports = finetune.score, dict[Path, int]()
+    monkeypatch.setattr(finetune, "score", killed_every_other_time)
+    for _ in range(5):  # the average with its head, then two seeds of each model
+        with pytest.raises(KeyboardInterrupt):
+            main(config)
+        reports |= {path: path.stat().st_mtime_ns for path in out.glob("*/report.json") if path not in reports}
+    rows = main(config)["rows"]
+    assert {path: path.stat().st_mtime_ns for path in out.glob("*/report.json")} == reports and len(reports) == 5
+    kept = {"encoder.safetensors", "ledger.json", "report.json", "scores.safetensors"}
+    assert all({path.name for path in report.parent.iterdir()} == kept for report in reports)
+    told = {(row["protocol"], row["model"]): row["seeds_top1"] for row in results_of(finished)["rows"]}
+    assert {(row["protocol"], row["model"]): row["seeds_top1"] for row in rows}.items() <= told.items()
+    monkeypatch.undo()
+    scores = next(out.glob("finetune-*/scores.safetensors"))
+    logits = load_file(scores)["logits"]
+    scores.unlink()  # by hand, the head that they are of being gone
+    main(config)
+    torch.testing.assert_close(load_file(scores)["logits"], logits, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("level", ["pooled", "tokens"])
