@@ -91,9 +91,10 @@ class Pack:
         from understudy.shards.frame_folders import read_video_or_frames
         from understudy.shards.ingest import read_video
         from understudy.shards.keys import default_secret_path, load_secret
-        from understudy.shards.manifest import MANIFEST, REFUSED
+        from understudy.shards.manifest import MANIFEST
         from understudy.shards.pack import PATIENCE_S, PackConfig, pack
-        from understudy.shards.publish import pack_into_bucket, published, refused_list
+        from understudy.shards.plan import refused_list
+        from understudy.shards.publish import pack_into_bucket, published
 
         out = parse_address(self.out)
         if isinstance(out, Path) and self.work is not None:
@@ -153,14 +154,16 @@ class Pack:
             patience_s = REMOVAL_PATIENCE_S  # a whole shot is done before its first frame comes
             read = partial(read_without_people, **read.keywords, removal=self.removal.removal())
         if isinstance(out, Path):
-            already, listed = (out / MANIFEST).exists(), out / REFUSED
+            already = (out / MANIFEST).exists()
             manifest = pack(sources, read, out, config, workers=workers, engine=self.engine, patience_s=patience_s)
         else:
-            already, listed = published(out) is not None, refused_list(work)
+            already = published(out) is not None
             manifest = pack_into_bucket(
                 sources, read, out, work, config, workers=workers, engine=self.engine, patience_s=patience_s
             )
-        refused = f", {manifest.refused} refused (see {listed})" if manifest.refused else ""
+        listed = refused_list(work)
+        see = f" (see {listed})" if listed.exists() else ""  # not where it was packed elsewhere, or moved
+        refused = f", {manifest.refused} refused{see}" if manifest.refused else ""
         print(
             f"{out}: {'already packed, ' if already else ''}{manifest.nsamples} samples "
             f"in {len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}{refused}"

@@ -19,7 +19,7 @@ from understudy.shards import fetch, s3
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Patience
 from understudy.shards.kinds import Engine
-from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
+from understudy.shards.manifest import MANIFEST, SAMPLES, Manifest
 from understudy.shards.pack import PATIENCE_S, Reader, check_size, pack
 from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
 from understudy.shards.remote import MissingError, PassingError, Remote
@@ -43,7 +43,7 @@ def pack_into_bucket(
 ) -> Manifest:
     """`pack`, to an `s3://` prefix by way of the folder `work`, which is gone at the end and otherwise goes on.
 
-    The list of what was refused names sources, so it is not copied; it ends beside `work` (`refused_list`).
+    The list of what was refused names sources, so it is not copied; it stays beside `work` (`refused_list`).
     Raises UserError as `pack` does, where the bucket can't be written to, and where another corpus lies there.
     """
     config = replace(config, fps=float(config.fps))
@@ -71,22 +71,13 @@ def pack_into_bucket(
 
 
 def _finish(work: Path, published: Manifest) -> None:
-    """Leave nothing of `work` but the list of what was refused, where it holds what was `published`; run again, it goes
-    on.
-    """
+    """Delete `work`, where it holds what was `published`; run again, it goes on."""
     if not (work / MANIFEST).exists() or Manifest.load(work).digest != published.digest:
         return  # gone already, or not ours
-    if published.refused and (work / REFUSED).exists():
-        (work / REFUSED).replace(refused_list(work))
     for path in work.iterdir():
         if path.name != MANIFEST:  # the last to go, as the folder is known by it
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     shutil.rmtree(work)
-
-
-def refused_list(work: Path) -> Path:
-    """Where `pack_into_bucket` leaves the sources that were refused, with the reasons."""
-    return work.with_name(f"{work.name}-{REFUSED}")
 
 
 def published(remote: Remote) -> Manifest | None:
