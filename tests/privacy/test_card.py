@@ -186,7 +186,7 @@ def test_the_table_of_clips_says_what_the_sidecars_say(tmp_path: Path, make_corp
 def test_croissant_is_valid_to_its_own_reader_which_gets_clips_and_labels(
     tmp_path: Path, make_corpus: Callable[..., Path], codec: str, monkeypatch: pytest.MonkeyPatch
 ):
-    mlcroissant = pytest.importorskip("mlcroissant", reason="pip install understudy[cards]")
+    mlcroissant = pytest.importorskip("mlcroissant", reason='pip install -e ".[cards]"')
     extracted = importlib.import_module("mlcroissant._src.operation_graph.operations.extract")
     monkeypatch.setattr(extracted, "EXTRACT_PATH", extracted.EXTRACT_PATH.__class__(tmp_path / "cache"))
     root = make_corpus(tmp_path / "c", 9, samples_per_shard=4, codec=codec)

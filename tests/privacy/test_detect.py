@@ -203,7 +203,7 @@ def test_a_torchvision_file_loads_and_runs(folder: Path):
 
 
 def test_a_transformers_folder_loads_and_runs(folder: Path):
-    transformers = pytest.importorskip("transformers", reason="pip install understudy[transformers]")
+    transformers = pytest.importorskip("transformers", reason='pip install -e ".[transformers]"')
     config = transformers.YolosConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[64, 64],
         num_detection_tokens=8, use_mid_position_embeddings=False, id2label={0: "dog", 1: "Person"},
