@@ -184,6 +184,7 @@ class Pack:
 
     def _collect(self, out: Path) -> tuple[list[Source], tuple[str, ...], Kind]:
         """What there is to pack; differences from what was published are told on standard error."""
+        from understudy.privacy.removal_record import kept_classes
         from understudy.shards.collect import MissingVideosError, collect, read_classes
         from understudy.shards.named import NAMED, find_named
 
@@ -193,7 +194,12 @@ class Pack:
             if self.split_file is not None:
                 raise UserError("--split-file is for --layout; a list of your own goes in place of SOURCE")
             files = collect(
-                self.source, out, root=self.root, classes_file=self.classes, allow_missing=self.allow_missing
+                self.source,
+                out,
+                root=self.root,
+                classes_file=self.classes,
+                folder_classes=kept_classes(self.source),
+                allow_missing=self.allow_missing,
             )
             return *files, self.kind
         if self.root is not None:
