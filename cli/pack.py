@@ -86,7 +86,7 @@ class Pack:
         from functools import partial
 
         from understudy.privacy.removal import read_with_holes, read_without_people
-        from understudy.privacy.removal_record import check_kept, keeps_holes
+        from understudy.privacy.removal_record import check_kept, check_rate, keeps_holes
         from understudy.shards.collect import MissingVideosError
         from understudy.shards.frame_folders import read_video_or_frames
         from understudy.shards.ingest import read_video
@@ -128,6 +128,7 @@ class Pack:
         if self.remove_people:
             self.removal.tell_who_looks()
         elif record is not None:
+            check_rate(self.source, self.fps)
             check_kept(self.source, (source.id for source in sources))
         config = PackConfig(
             name=self.name or (out.resolve() if isinstance(out, Path) else out).name,

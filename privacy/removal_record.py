@@ -79,6 +79,16 @@ def kept_classes(folder: Path) -> tuple[str, ...] | None:
     return None if classes is None else tuple(classes)
 
 
+def check_rate(folder: Path, fps: float) -> None:
+    """Raise UserError where `folder` keeps fewer than `fps` frames a second: some would be packed more than once."""
+    kept = _read(folder).get("fps")  # None for the videos' own
+    if kept is not None and fps > kept:
+        raise UserError(
+            f"{folder}: {kept:g} frames a second were kept when people were removed, and at {fps:g} some would be "
+            f"stored more than once; pack with --fps {kept:g}"
+        )
+
+
 def _read(folder: Path) -> dict[str, Any]:
     try:
         return json.loads((folder / RECORD).read_bytes())

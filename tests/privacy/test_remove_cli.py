@@ -90,6 +90,19 @@ def test_a_class_of_which_no_clip_is_kept_keeps_its_label(folder: Path) -> None:
     assert done.returncode == 0 and Corpus.open(folder / "mine").manifest.classes == ("wave", "jump")
 
 
+def test_frames_that_a_removal_left_out_are_not_made_up(folder: Path) -> None:
+    secret = ("--secret-file", folder / "secret", "--workers", "0")
+    removal = ("--masks", folder / "masks", "--exact", "--no-belongings", "--min-seen", "0", "--max-unsure", "1")
+    done = understudy("remove-people", folder / "videos", folder / "out", "--fps", "4", *removal, *secret)
+    assert "1 kept" in done.stdout, done.stderr
+    settings = ("--kind", "no-human", "--short-side", "64", *secret)
+    done = understudy("pack", folder / "out", folder / "corpus", *settings)  # at 6 by default
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pack with --fps 4" in done.stderr
+    assert not (folder / "corpus").exists()
+    done = understudy("pack", folder / "out", folder / "corpus", "--fps", "4", *settings)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
