@@ -27,7 +27,16 @@ from understudy.privacy.audit import (
     removal_weights,
     worst,
 )
-from understudy.privacy.audit_clips import Clip, Footage, Shape, clip_frames, clip_holes, open_footage, pictures_of
+from understudy.privacy.audit_clips import (
+    Clip,
+    Footage,
+    Shape,
+    check_there,
+    clip_frames,
+    clip_holes,
+    open_footage,
+    pictures_of,
+)
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage, findings_beside
 from understudy.privacy.leak import BY_OUTLINES, Leak, artefact_features, outline_features, probe
@@ -64,12 +73,13 @@ def run_audit(
     `attribute` maps keys to a value each; `fps` and `short_side` are for video that is not packed. Raises UserError
     where there is nothing to audit, weights are missing, or a detector took part in the removal.
     """
+    check_there(root)
     if not out.is_dir():
         raise UserError(f"{out}: no such folder for the audit; make it first")
     place = page_place(root, out)
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"{place.parent}: the page can't be written there; name a folder with --out")
-    if isinstance(root, Path) and root.is_dir():
+    if isinstance(root, Path):
         _tell_beside(root)
     detectors = load_detectors(config)
     footage = open_footage(root)

@@ -131,6 +131,22 @@ def test_what_users_can_mend_is_one_line(
     assert not (corpus / "audit.json").exists()
 
 
+@pytest.mark.parametrize(("place", "says"), [("nosuch", "no such folder; name a corpus"), (".", "nor videos in it")])
+def test_a_mistyped_or_empty_corpus_is_told_before_all_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    says: str,
+):
+    """Not that a folder of that name is to be made, nor that weights are missing."""
+    monkeypatch.setenv("UNDERSTUDY_WEIGHTS", str(tmp_path / "none"))
+    audit.load_detectors.cache_clear()
+    assert main(monkeypatch, "audit", tmp_path / place, "--workers", "0") == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
+
+
 def test_an_address_elsewhere_needs_a_folder_for_the_audit(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
