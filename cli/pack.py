@@ -86,14 +86,15 @@ class Pack:
         from functools import partial
 
         from understudy.privacy.removal import read_with_holes, read_without_people
-        from understudy.privacy.removal_record import check_kept, keeps_holes
+        from understudy.privacy.removal_record import check_kept, check_rate, keeps_holes
         from understudy.shards.collect import MissingVideosError
         from understudy.shards.frame_folders import read_video_or_frames
         from understudy.shards.ingest import read_video
         from understudy.shards.keys import default_secret_path, load_secret
-        from understudy.shards.manifest import MANIFEST, REFUSED
+        from understudy.shards.manifest import MANIFEST
         from understudy.shards.pack import PATIENCE_S, PackConfig, pack
-        from understudy.shards.publish import pack_into_bucket, published, refused_list
+        from understudy.shards.plan import refused_list
+        from understudy.shards.publish import pack_into_bucket, published
 
         out = parse_address(self.out)
         if isinstance(out, Path) and self.work is not None:
@@ -127,6 +128,7 @@ class Pack:
         if self.remove_people:
             self.removal.tell_who_looks()
         elif record is not None:
+            check_rate(self.source, self.fps)
             check_kept(self.source, (source.id for source in sources))
         config = PackConfig(
             name=self.name or (out.resolve() if isinstance(out, Path) else out).name,
@@ -153,14 +155,16 @@ class Pack:
             patience_s = REMOVAL_PATIENCE_S  # a whole shot is done before its first frame comes
             read = partial(read_without_people, **read.keywords, removal=self.removal.removal())
         if isinstance(out, Path):
-            already, listed = (out / MANIFEST).exists(), out / REFUSED
+            already = (out / MANIFEST).exists()
             manifest = pack(sources, read, out, config, workers=workers, engine=self.engine, patience_s=patience_s)
         else:
-            already, listed = published(out) is not None, refused_list(work)
+            already = published(out) is not None
             manifest = pack_into_bucket(
                 sources, read, out, work, config, workers=workers, engine=self.engine, patience_s=patience_s
             )
-        refused = f", {manifest.refused} refused (see {listed})" if manifest.refused else ""
+        listed = refused_list(work)
+        see = f" (see {listed})" if listed.exists() else ""  # not where it was packed elsewhere, or moved
+        refused = f", {manifest.refused} refused{see}" if manifest.refused else ""
         print(
             f"{out}: {'already packed, ' if already else ''}{manifest.nsamples} samples "
             f"in {len(manifest.shards)} shard{'s' * (len(manifest.shards) != 1)}{refused}"
@@ -181,6 +185,7 @@ class Pack:
 
     def _collect(self, out: Path) -> tuple[list[Source], tuple[str, ...], Kind]:
         """What there is to pack; differences from what was published are told on standard error."""
+        from understudy.privacy.removal_record import kept_classes
         from understudy.shards.collect import MissingVideosError, collect, read_classes
         from understudy.shards.named import NAMED, find_named
 
@@ -190,7 +195,12 @@ class Pack:
             if self.split_file is not None:
                 raise UserError("--split-file is for --layout; a list of your own goes in place of SOURCE")
             files = collect(
-                self.source, out, root=self.root, classes_file=self.classes, allow_missing=self.allow_missing
+                self.source,
+                out,
+                root=self.root,
+                classes_file=self.classes,
+                folder_classes=kept_classes(self.source),
+                allow_missing=self.allow_missing,
             )
             return *files, self.kind
         if self.root is not None:

@@ -1,6 +1,6 @@
 """Models handed to and taken from transformers: VideoMAEForVideoClassification and VideoMAEForPreTraining.
 
-Needs `pip install "understudy[transformers]"`. Names and shapes are in `videomae.py`.
+Needs `pip install -e ".[transformers]"` in the checkout. Names and shapes are in `videomae.py`.
 """
 
 from __future__ import annotations

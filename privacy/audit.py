@@ -23,7 +23,7 @@ from tqdm import tqdm
 from understudy.privacy.audit_clips import Clip, Footage, Picture, Shape, clip_frames
 from understudy.privacy.bounds import Clips, Residual, residual
 from understudy.privacy.detect import Detector, Hit
-from understudy.privacy.detectors import load_detector
+from understudy.privacy.detectors import check_weights, load_detector
 from understudy.privacy.removal_record import models_of
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
@@ -147,7 +147,8 @@ def look_at_all(
 
 @cache
 def load_detectors(config: AuditConfig) -> list[Detector]:
-    """The detectors of a config, loaded once a process."""
+    """The detectors of a config, loaded once a process. Raises UserError that tells all weights that are missing."""
+    check_weights(config.detectors)
     return [load_detector(name, tiles=config.tiles, device=config.device) for name in config.detectors]
 
 

@@ -25,7 +25,7 @@ from understudy.shards.frames import decode_frames
 from understudy.shards.holes import read_holes
 from understudy.shards.ingest import read_video
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import MANIFEST, MEMBERS, Corpus
+from understudy.shards.manifest import MANIFEST, MEMBERS, Corpus, Manifest
 from understudy.shards.remote import Address, Remote, parse_address
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.tarshard import read_spans
@@ -78,13 +78,27 @@ class Footage:
     passed_over: tuple[str, ...] = ()
 
 
+def check_there(root: Address) -> None:
+    """Raise UserError where there is nothing at `root` to audit, so far as can be told without reading it through."""
+    if isinstance(root, Remote) or (root / MANIFEST).exists():
+        Manifest.load(root)
+        return
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; name a corpus, a folder of .tar shards, or a folder of videos")
+    if not any(root.glob("*.tar")) and not any(path.suffix[1:].lower() in VIDEO for path in visible_files(root)):
+        raise _nothing_in(root)
+
+
+def _nothing_in(root: Path) -> UserError:
+    return UserError(f"{root}: neither {MANIFEST}, nor .tar shards with videos or pictures, nor videos in it")
+
+
 def open_footage(root: Address) -> Footage:
     """The clips at `root`. Raises UserError where there are none."""
+    check_there(root)
     if isinstance(root, Remote) or (root / MANIFEST).exists():
         corpus = Corpus.open(root)
         return Footage(tuple(packed_clips(corpus, str(root))), corpus.manifest.digest, corpus)
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder; name a corpus, a folder of .tar shards, or a folder of videos")
     tars, found = sorted(root.glob("*.tar")), visible_files(root)
     files = tars or [path for path in found if path.suffix[1:].lower() in VIDEO]
     clips = (
@@ -93,7 +107,7 @@ def open_footage(root: Address) -> Footage:
         else [Clip(str(path.relative_to(root)), str(path)) for path in files]
     )
     if not clips:
-        raise UserError(f"{root}: neither {MANIFEST}, nor .tar shards with videos or pictures, nor videos in it")
+        raise _nothing_in(root)
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.relative_to(root)} {path.stat().st_size} {sha256_of(path)}\n".encode(errors="replace"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -26,9 +27,18 @@ from understudy.privacy.audit import (
     removal_weights,
     worst,
 )
-from understudy.privacy.audit_clips import Clip, Footage, Shape, clip_frames, clip_holes, open_footage, pictures_of
+from understudy.privacy.audit_clips import (
+    Clip,
+    Footage,
+    Shape,
+    check_there,
+    clip_frames,
+    clip_holes,
+    open_footage,
+    pictures_of,
+)
 from understudy.privacy.canary import canary_clips
-from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage
+from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage, findings_beside
 from understudy.privacy.leak import BY_OUTLINES, Leak, artefact_features, outline_features, probe
 from understudy.privacy.report import Shot, page
 from understudy.shards.audited import save_audit
@@ -63,11 +73,14 @@ def run_audit(
     `attribute` maps keys to a value each; `fps` and `short_side` are for video that is not packed. Raises UserError
     where there is nothing to audit, weights are missing, or a detector took part in the removal.
     """
+    check_there(root)
     if not out.is_dir():
         raise UserError(f"{out}: no such folder for the audit; make it first")
     place = page_place(root, out)
     if not os.access(place.parent, os.W_OK):
         raise UserError(f"{place.parent}: the page can't be written there; name a folder with --out")
+    if isinstance(root, Path):
+        _tell_beside(root)
     detectors = load_detectors(config)
     footage = open_footage(root)
     removed_with = removal_weights(root, footage.corpus)
@@ -96,6 +109,16 @@ def run_audit(
     shots = [shot for one in worst(own, WORST_SHOWN) if (shot := _shot(one, shape)) is not None]
     write_atomic(place, page(body, shots).encode())
     return body
+
+
+def _tell_beside(root: Path) -> None:
+    """Say at once what will be a finding, rather than after hours of looking: it makes a second audit necessary."""
+    names = [name for name, _ in findings_beside(root)]
+    if names:
+        print(
+            f"understudy: {', '.join(names)} in {root} will be a finding, being not for publishing; move it out now",
+            file=sys.stderr,
+        )
 
 
 def page_place(root: Address, out: Path) -> Path:

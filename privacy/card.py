@@ -21,6 +21,7 @@ from understudy.shards.audited import load_audit
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
 from understudy.shards.manifest import REFUSED, Corpus, Manifest
+from understudy.shards.plan import refused_list
 from understudy.shards.remote import Address, MissingError
 from understudy.shards.tarshard import read_entries, read_spans
 
@@ -51,10 +52,15 @@ def gather(root: Address) -> Facts:
     audit: Mapping[str, Any] | None = None
     with suppress(MissingError):
         audit = load_audit(root, manifest.digest)
-    refused: Counter[str] = Counter()
-    with suppress(FileNotFoundError, MissingError):
-        refused.update(_nameless(str(json.loads(line)["reason"])) for line in read_address(root / REFUSED).splitlines())
-    return Facts(manifest, audit, _removal(Corpus.open(root)), refused)
+    return Facts(manifest, audit, _removal(Corpus.open(root)), _refused(root))
+
+
+def _refused(root: Address) -> Mapping[str, int]:
+    """Reasons, from the list beside the corpus, or in it, as packers of old left it."""
+    for place in ((refused_list(root),) if isinstance(root, Path) else ()) + (root / REFUSED,):
+        with suppress(FileNotFoundError, MissingError):
+            return Counter(_nameless(str(json.loads(line)["reason"])) for line in read_address(place).splitlines())
+    return {}
 
 
 def _removal(corpus: Corpus) -> Mapping[str, Any] | None:

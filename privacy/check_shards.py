@@ -37,7 +37,6 @@ _KEYED = re.compile(r"[0-9a-f]{32}")
 # Of a sample: what is looked into here, and nothing else. A name in two parts may hold a word.
 MEMBER = {*VIDEO, *IMAGE, "json", "mjpg", "off"}
 PAGE = "audit.html"
-_NAMING = {REFUSED, CLIPS}
 PIECE = 1 << 24
 _PATH = re.compile(r"[/\\]|\.(?:mp4|avi|mkv|webm|mov|jpg|png)\b", re.IGNORECASE)
 # Secrets that are no secret: none at all, and the demo corpora's.
@@ -75,7 +74,8 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
         assert isinstance(root, Path)
         tars = sorted(root.glob("*.tar"))
         files = tars or [path for path in visible_files(root) if path.suffix[1:].lower() in VIDEO]
-        _check_beside(root, findings)
+        for name, finding in findings_beside(root):
+            findings.add(name, [finding])
         for path in tqdm(files, desc="check", unit="file", disable=None if progress else True):
             with path.open("rb") as file:
                 _raw(path.name, file, findings, needles)
@@ -97,22 +97,21 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     findings.add(MANIFEST, _names_in(corpus.manifest.to_json().encode(), needles))
     findings.add(SAMPLES, _check_rows(corpus.read_table(), needles, linked))
     if not isinstance(root, Remote):
-        _check_beside(root, findings)
+        for name, finding in findings_beside(root):
+            findings.add(name, [finding])
         for path in visible_files(root):
             if path.suffix in (".idx", ".json", ".md", ".csv") and path.name != MANIFEST:
                 findings.add(path.name, _names_in(path.read_bytes(), needles))
     return findings
 
 
-def _check_beside(root: Path, findings: Findings) -> None:
-    """What a packer, a removal and an audit leave for their owner's eyes."""
+def findings_beside(root: Path) -> Iterator[tuple[str, Finding]]:
+    """What a packer, a removal and an audit leave for their owner's eyes, by name. Told without opening any of it."""
     for path in sorted(root.iterdir()):
-        if path.name in _NAMING and path.stat().st_size:
-            findings.add(path.name, [Finding("source names", "names sources; move it out of what you publish")])
+        if (path.name == CLIPS or path.name.endswith(REFUSED)) and path.stat().st_size:
+            yield path.name, Finding("source names", "names sources; move it out of what you publish")
         elif path.name == HOLES or path.name.endswith(PAGE):
-            findings.add(
-                path.name, [Finding("frames", "shows where people were, or may be; move it out of what you publish")]
-            )
+            yield path.name, Finding("frames", "shows where people were, or may be; move it out of what you publish")
 
 
 def _raw(name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes]) -> str:

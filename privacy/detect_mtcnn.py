@@ -18,7 +18,7 @@ from torchvision.ops import batched_nms, roi_align
 from understudy.privacy.detect import Frames, Hit, What
 from understudy.privacy.weights import Packaged, read_packaged
 
-_STAGES = tuple(
+STAGES = tuple(
     Packaged("facenet_pytorch", "facenet-pytorch==2.6.0", f"facenet_pytorch/data/{net}.pt", "MIT")
     for net in ("pnet", "rnet", "onet")
 )
@@ -45,7 +45,7 @@ class Mtcnn:
         """From facenet-pytorch's wheel, given or found."""
         first, second, third = (
             torch.load(io.BytesIO(read_packaged(model, wheel)), map_location=device, weights_only=True)
-            for model in _STAGES
+            for model in STAGES
         )
         return Mtcnn((first, second, third), device)
 

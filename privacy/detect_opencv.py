@@ -16,7 +16,7 @@ from understudy.privacy.opencv import opencv
 from understudy.privacy.weights import Packaged, read_packaged
 
 _MEDIAPIPE = "mediapipe==0.10.21"  # later ones have no models in the wheel
-_MODELS = {
+MODELS = {
     # The wheel's metadata says MIT, its licence file AGPL-3.0, which is also that of the YOLOv8 code behind the model.
     "body-parts": Packaged("nudenet", "nudenet==3.4.2", "nudenet/320n.onnx", "AGPL-3.0"),
     "pose": Packaged(
@@ -66,7 +66,7 @@ class OpenCVDetector:
 def load(name: str, weights: Path | None, tiles: Sequence[int]) -> OpenCVDetector:
     """The detector called `name` in `detectors.NAMES`. Raises UserError without OpenCV or the weights."""
     cv2 = opencv()
-    model = _MODELS[name]
+    model = MODELS[name]
     data = np.frombuffer(read_packaged(model, weights), np.uint8)
     net = cv2.dnn.readNetFromTFLite(data) if model.path.endswith(".tflite") else cv2.dnn.readNetFromONNX(data)
     looks: dict[str, tuple[What, Look]] = {

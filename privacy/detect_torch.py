@@ -65,13 +65,21 @@ class TorchDetector:
 
 def load(name: str, weights: Path | None, tiles: Sequence[int], device: str) -> TorchDetector:
     """`torchvision` with a file of weights, or `transformers` with a model's folder. Raises UserError without."""
-    if weights is None or not weights.exists():
-        what = "a .pth or .safetensors file from pytorch.org/vision" if name == "torchvision" else "a model folder"
-        missing = "" if weights is None else f" ({weights} is not there)"
-        raise UserError(f"detector {name} needs weights: say {name}:PATH, {what}{missing}")
+    if missing := what_is_missing(name, weights):
+        raise UserError(missing)
+    assert weights is not None
     people, model = _torchvision(weights, device) if name == "torchvision" else _transformers(weights, device)
     licence = "BSD-3-Clause (torchvision's COCO weights)" if name == "torchvision" else "see the model's card"
     return TorchDetector(name, licence, (model,), people, tuple(tiles), device)
+
+
+def what_is_missing(name: str, weights: Path | None) -> str:
+    """In words, what to do where there are no `weights`; empty where they are there."""
+    if weights is not None and weights.exists():
+        return ""
+    what = "a .pth or .safetensors file from pytorch.org/vision" if name == "torchvision" else "a model folder"
+    missing = "" if weights is None else f" ({weights} is not there)"
+    return f"detector {name} needs weights: say {name}:PATH, {what}{missing}"
 
 
 def _enlarged(pictures: Tensor) -> tuple[Tensor, float]:

@@ -19,7 +19,7 @@ class Net:
         try:
             from ai_edge_litert.interpreter import Interpreter
         except ImportError:
-            raise UserError("this needs LiteRT: pip install understudy[people]") from None
+            raise UserError('this needs LiteRT; run in the checkout: pip install -e ".[people]"') from None
         self._net: Any = Interpreter(model_content=data, num_threads=1)
         self._net.allocate_tensors()
         self._input = self._net.get_input_details()[0]["index"]

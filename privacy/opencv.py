@@ -17,7 +17,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError:
-        raise UserError("this needs OpenCV: pip install understudy[people]") from None
+        raise UserError('this needs OpenCV; run in the checkout: pip install -e ".[people]"') from None
     cv2.setNumThreads(1)
     return cv2
 

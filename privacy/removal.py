@@ -130,7 +130,8 @@ def remove_from_all(
         write_list(out, listed)
         delete_unlisted(out, listed)
         summary = summarise(listed)
-        write_atomic(out / RECORD, json.dumps({**record, "counts": asdict(summary)}, indent=1).encode())
+        finished = {**record, "classes": list(classes), "counts": asdict(summary)}
+        write_atomic(out / RECORD, json.dumps(finished, indent=1).encode())
     return summary
 
 

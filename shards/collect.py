@@ -27,10 +27,17 @@ class MissingVideosError(UserError):
 
 
 def collect(
-    source: Path, out: Path, *, root: Path | None, classes_file: Path | None, allow_missing: bool = False
+    source: Path,
+    out: Path,
+    *,
+    root: Path | None,
+    classes_file: Path | None,
+    folder_classes: tuple[str, ...] | None = None,
+    allow_missing: bool = False,
 ) -> tuple[list[Source], tuple[str, ...]]:
     """The sources and classes of a folder of class folders or of a list file, to be packed into `out`.
 
+    The classes are those of `classes_file`, else `folder_classes` for a folder, else what `source` tells.
     Raises UserError where there is nothing to pack, or something is wrong with what there is; MissingVideosError
     where files of a list are missing, unless `allow_missing` leaves it to the packer to refuse them.
     """
@@ -43,7 +50,7 @@ def collect(
         raise UserError(f"{source}: is a folder, and --root is for list files; leave it away")
     if out.resolve().is_relative_to(source.resolve()):
         raise UserError(f"{out}: lies inside {source}, where it would be taken for a class; give an OUT elsewhere")
-    return folder_sources(source, classes)
+    return folder_sources(source, folder_classes if classes is None else classes)
 
 
 def read_classes(path: Path) -> tuple[str, ...]:

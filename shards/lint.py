@@ -82,7 +82,7 @@ def lint(root: Address, *, decode: bool = False, progress: bool = True) -> Repor
             bar.update()
     refused = root / REFUSED
     named = isinstance(refused, Path) and refused.exists() and refused.stat().st_size > 0
-    notes = (f"{REFUSED} names sources; leave it out when you publish the corpus",) if named else ()
+    notes = (f"{REFUSED} names sources; move it out before you publish the corpus",) if named else ()
     return Report(tuple(findings), notes, _summary(manifest, findings))
 
 

@@ -36,7 +36,6 @@ from understudy.shards.kinds import Codec, Engine
 from understudy.shards.manifest import (
     MANIFEST,
     MEMBERS,
-    REFUSED,
     SAMPLES,
     Manifest,
     Sample,
@@ -54,6 +53,7 @@ from understudy.shards.plan import (
     keyed_digest,
     locked,
     make_plan,
+    refused_list,
     remember,
 )
 from understudy.shards.sources import RefusedError, Source
@@ -105,9 +105,11 @@ def pack(
     refused. With `workers` 0 everything runs in this process, unconfined. With the engine "ray" all cores of a cluster
     decode (cluster.py) and `workers` is not used; the bytes are the same.
 
+    What was refused is listed beside `out` (`refused_list`), so that the folder can be published as it is.
+
     Called again after an interruption, it packs the shards that are missing; on a finished corpus it only returns
-    the manifest. Raises UserError where `out` holds something else, nothing could be packed, the disk is full, or, as
-    soon as there is one, a shard has more than `largest` bytes.
+    the manifest. Raises UserError where `out` holds something else, nothing could be packed, no list can be written
+    beside it, the disk is full, or, as soon as there is one, a shard has more than `largest` bytes.
     """
     config = replace(config, fps=float(config.fps))
     check(sources, config)
@@ -119,6 +121,7 @@ def pack(
     created = not out.exists()
     with _full_disk_told(out):
         out.mkdir(parents=True, exist_ok=True)
+        _check_beside(out)
         with locked(out) as work:
             if (out / MANIFEST).exists():
                 shutil.rmtree(work)
@@ -271,16 +274,13 @@ def _load_record(path: Path, record: Path) -> PackedShard | None:
 
 
 def _publish(packed: Sequence[PackedShard], out: Path, config: PackConfig, plan: Plan) -> Manifest:
-    """Write the sample table, the list of refusals and, last, the manifest."""
+    """Write the list of refusals, the sample table and, last, the manifest."""
     full = [shard for shard in packed if shard.shard is not None]
     samples = [replace(sample, shard=number) for number, shard in enumerate(full) for sample in shard.samples]
     refused = sorted((refused for shard in packed for refused in shard.refused), key=lambda entry: entry.id)
     table = encode_samples(samples)
     write_atomic(out / SAMPLES, table)
-    with atomic_file(out / REFUSED) as file:
-        os.fchmod(file.fileno(), 0o600)  # names sources, so it is for the owner's eyes
-        for entry in refused:
-            file.write(json.dumps({"path": entry.id, "reason": entry.reason}).encode() + b"\n")
+    _list_refused(refused_list(out), refused)
     labels = Counter(sample.label for sample in samples)
     manifest = Manifest(
         name=config.name,
@@ -302,6 +302,24 @@ def _publish(packed: Sequence[PackedShard], out: Path, config: PackConfig, plan:
     )
     manifest.save(out)
     return manifest
+
+
+def _check_beside(out: Path) -> None:
+    """Before hours of packing: can the list of what is refused be written?"""
+    folder = refused_list(out).parent
+    if not os.access(folder, os.W_OK):
+        raise UserError(f"{folder}: the list of refused videos can't be written there; give an OUT in another folder")
+
+
+def _list_refused(path: Path, refused: Sequence[Refused]) -> None:
+    """Write the list, or delete that of an earlier corpus where nothing is refused."""
+    if not refused:
+        path.unlink(missing_ok=True)
+        return
+    with atomic_file(path) as file:
+        os.fchmod(file.fileno(), 0o600)  # names sources, so it is for the owner's eyes
+        for entry in refused:
+            file.write(json.dumps({"path": entry.id, "reason": entry.reason}).encode() + b"\n")
 
 
 def _reasons(packed: Sequence[PackedShard]) -> str:

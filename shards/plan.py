@@ -20,7 +20,7 @@ from understudy.shards.checks import FASTEST, NAME
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.kinds import KINDS, Codec, Kind
-from understudy.shards.manifest import MANIFEST, MEMBERS, Manifest
+from understudy.shards.manifest import MANIFEST, MEMBERS, REFUSED, Manifest
 from understudy.shards.sources import Source
 
 WORK = ".packing"
@@ -143,6 +143,12 @@ def check_place(out: Path) -> None:
     known = (out / MANIFEST).exists() or (out / WORK).exists()
     if out.is_dir() and not known and any(out.iterdir()):
         raise UserError(f"{out}: holds other files; give a new or an empty folder")
+
+
+def refused_list(out: Path) -> Path:
+    """Where the sources that were refused are listed, with the reasons: beside the corpus `out`, as it names them."""
+    place = out if out.name not in ("", "..") else out.resolve()
+    return place.with_name(f"{place.name}-{REFUSED}")
 
 
 @contextmanager

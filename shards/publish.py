@@ -20,9 +20,9 @@ from understudy.shards import fetch, s3
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Patience
 from understudy.shards.kinds import Engine
-from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
+from understudy.shards.manifest import MANIFEST, SAMPLES, Manifest
 from understudy.shards.pack import PATIENCE_S, Reader, check_size, pack
-from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan
+from understudy.shards.plan import PackConfig, check, keyed_digest, make_plan, refused_list
 from understudy.shards.remote import MissingError, PassingError, Remote
 from understudy.shards.sources import Source
 
@@ -46,7 +46,7 @@ def pack_into_bucket(
     """`pack`, to an `s3://` prefix by way of a folder of its own in `work`, which is gone at the end and otherwise goes
     on; so is `work` itself if nothing else is in it.
 
-    The list of what was refused names sources, so it is not copied; it ends beside `work` (`refused_list`).
+    The list of what was refused names sources, so it is not copied; it stays beside `work` (`refused_list`).
     Raises UserError as `pack` does, where the bucket can't be written to, and where another corpus lies there.
     """
     config = replace(config, fps=float(config.fps))
@@ -76,13 +76,13 @@ def pack_into_bucket(
 
 
 def _finish(work: Path, published: Manifest) -> None:
-    """Leave nothing of what was packed in `work` but the list of what was refused, where that is what was `published`;
-    run again, it goes on.
+    """Leave nothing of what was packed in `work`, where that is what was `published`, but beside `work` the list of
+    what was refused; run again, it goes on.
     """
     packed = work / INSIDE
     if (packed / MANIFEST).exists() and Manifest.load(packed).digest == published.digest:
-        if published.refused and (packed / REFUSED).exists():
-            (packed / REFUSED).replace(refused_list(work))
+        if refused_list(packed).exists():
+            refused_list(packed).replace(refused_list(work))
         for path in packed.iterdir():
             if path.name != MANIFEST:  # the last to go, as the folder is known by it
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -90,11 +90,6 @@ def _finish(work: Path, published: Manifest) -> None:
     for folder in (packed, work):
         with suppress(OSError):  # it holds something else, or is gone
             folder.rmdir()
-
-
-def refused_list(work: Path) -> Path:
-    """Where `pack_into_bucket` leaves the sources that were refused, with the reasons."""
-    return work.with_name(f"{work.name}-{REFUSED}")
 
 
 def published(remote: Remote) -> Manifest | None:

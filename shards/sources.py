@@ -24,4 +24,4 @@ class Source:
 
 
 class RefusedError(Exception):
-    """This source can't be decoded whole; the text says why, in words that go into `refused.jsonl`."""
+    """This source can't be decoded whole; the text says why, in words that go into `OUT-refused.jsonl`."""

@@ -211,8 +211,8 @@ def test_real_videos_from_folder_to_corpus(tmp_path: Path, videos: Path) -> None
     assert (
         tmp_path / "config" / "understudy" / "secret"
     ).is_file() and "secret that sample keys hang on" in done.stderr
-    assert done.stdout == f"{out}: 3 samples in 1 shard, 2 refused (see {out / 'refused.jsonl'})\n"
-    refused = [json.loads(line)["path"] for line in (out / "refused.jsonl").read_text().splitlines()]
+    assert done.stdout == f"{out}: 3 samples in 1 shard, 2 refused (see {out}-refused.jsonl)\n"
+    refused = [json.loads(line)["path"] for line in Path(f"{out}-refused.jsonl").read_text().splitlines()]
     assert refused == ["run/notes.txt", "run/wrong.mp4"]
     assert run("lint", out, "--decode").returncode == 0
     again = run(*arguments, XDG_CONFIG_HOME=str(tmp_path / "config"))

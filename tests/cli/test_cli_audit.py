@@ -10,11 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_readers import read_by_name
 
 import understudy.cli.main
 import understudy.privacy.audit as audit
 from understudy.privacy.detect import Hit
 from understudy.shards.errors import UserError
+from understudy.shards.pack import pack
+from understudy.shards.plan import PackConfig
+from understudy.shards.sources import Source
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Nobody:
 @pytest.fixture
 def nobody(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(audit, "load_detector", lambda name, **_: Nobody())
+    monkeypatch.setattr(audit, "check_weights", lambda names: None)
     audit.load_detectors.cache_clear()
     yield
     audit.load_detectors.cache_clear()
@@ -78,6 +83,30 @@ def test_findings_beyond_pixels_give_status_1(
     assert "beyond pixels: source names" in capsys.readouterr().out
 
 
+def test_what_is_not_for_publishing_is_told_before_anybody_looks(
+    tmp_path: Path,
+    make_corpus: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    corpus = make_corpus(tmp_path / "c", 3)
+    for name in ("refused.jsonl", "other-refused.jsonl"):
+        (corpus / name).write_text('{"path": "a/b.mp4", "reason": "no frames"}\n')
+    assert main(monkeypatch, "audit", corpus, "--workers", "0", "--detectors", "none-such") == 2
+    told, failed, rest = capsys.readouterr().err.split("\n")
+    assert f"other-refused.jsonl, refused.jsonl in {corpus} will be a finding" in told
+    assert "none-such" in failed and not rest
+
+
+@pytest.mark.usefixtures("nobody")
+def test_a_corpus_with_refused_sources_is_fit_to_be_published_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    sources = [Source(name, 0) for name in ("one", "two", "refuse three")]
+    config = PackConfig("c", "no-human", ("a",), "CC0-1.0", b"sixteen bytes or more", short_side=48)
+    manifest = pack(sources, read_by_name, tmp_path / "c", config, workers=0, progress=False)
+    assert manifest.refused == 1 and "refuse three" in (tmp_path / "c-refused.jsonl").read_text()
+    assert main(monkeypatch, "audit", tmp_path / "c", "--workers", "0", "--clips", "1") == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -101,6 +130,22 @@ def test_what_users_can_mend_is_one_line(
     err = capsys.readouterr().err
     assert says in err and err.count("\n") == 1
     assert not (corpus / "audit.json").exists()
+
+
+@pytest.mark.parametrize(("place", "says"), [("nosuch", "no such folder; name a corpus"), (".", "nor videos in it")])
+def test_a_mistyped_or_empty_corpus_is_told_before_all_else(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    place: str,
+    says: str,
+):
+    """Not that a folder of that name is to be made, nor that weights are missing."""
+    monkeypatch.setenv("UNDERSTUDY_WEIGHTS", str(tmp_path / "none"))
+    audit.load_detectors.cache_clear()
+    assert main(monkeypatch, "audit", tmp_path / place, "--workers", "0") == 2
+    err = capsys.readouterr().err
+    assert says in err and err.count("\n") == 1
 
 
 def test_an_address_elsewhere_needs_a_folder_for_the_audit(

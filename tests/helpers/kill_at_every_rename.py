@@ -18,6 +18,7 @@ import webdataset.writer  # noqa: F401 (imported before forking, it takes over a
 from fake_readers import read_by_name
 
 from understudy.shards.pack import PackConfig, pack
+from understudy.shards.plan import refused_list
 from understudy.shards.sources import Source
 
 NAMES = ["a", "b", "refuse 1", "c", "d", "e", "refuse 2"]
@@ -54,10 +55,11 @@ def run_killed_at(out: Path, moment: int, after: bool) -> bool:
 
 
 def tree(folder: Path) -> dict[str, str]:
-    return {
+    found = {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")
     }
+    return {**found, "list of refused": refused_list(folder).read_text()}
 
 
 def main(folder: Path) -> None:
@@ -67,6 +69,7 @@ def main(folder: Path) -> None:
         for after in (False, True):
             out = folder / "killed"
             shutil.rmtree(out, ignore_errors=True)
+            refused_list(out).unlink(missing_ok=True)
             if not run_killed_at(out, moment, after):
                 return
             complete = (out / "manifest.json").exists()

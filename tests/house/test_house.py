@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -54,6 +55,15 @@ def imported_parts(path: Path) -> set[str]:
 def test_dependencies_point_one_way(part: str) -> None:
     for path in (ROOT / part).glob("*.py"):
         assert imported_parts(path) <= PARTS[part] | {part}, path
+
+
+def test_nobody_is_told_to_install_the_package_of_that_name_from_the_index() -> None:
+    """On PyPI `understudy` is somebody else's: extras are installed from the checkout, `pip install -e ".[people]"`."""
+    parts = [*PARTS, "cli", "benchmarks", "docs", "tests"]
+    files = [path for part in parts for path in (ROOT / part).rglob("*") if path.suffix in (".py", ".md", ".txt")]
+    telling = re.compile(r"understudy\[\w+\]|pip3? install [^`\n]*\bunderstudy\b")
+    assert len(files) > 100
+    assert [path for path in files if telling.search(path.read_text())] == []
 
 
 def test_the_wheel_holds_what_the_tree_holds(tmp_path: Path) -> None:

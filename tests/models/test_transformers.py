@@ -20,7 +20,7 @@ from understudy.models import VideoClassifier, load_encoder
 from understudy.models.mae import MaskedAutoencoder, draw_masks
 from understudy.models.vit import to_patches
 
-pytest.importorskip("transformers", reason="needs transformers: pip install understudy[transformers]")
+pytest.importorskip("transformers", reason='needs transformers: pip install -e ".[transformers]"')
 from transformers import VideoMAEConfig, VideoMAEForPreTraining, VideoMAEForVideoClassification
 
 from understudy.models import transformers_io

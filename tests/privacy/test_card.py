@@ -20,6 +20,7 @@ from understudy.privacy.card_croissant import CONTEXT, TABLE, clip_table, croiss
 from understudy.shards.audited import save_audit
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import Corpus, Manifest
+from understudy.shards.plan import refused_list
 from understudy.shards.tarshard import read_spans
 
 AUDIT: dict[str, Any] = {
@@ -71,7 +72,7 @@ def test_a_card_without_an_audit_says_so(corpus: Path):
 def test_what_audit_and_removal_say_is_in_the_papers(corpus: Path):
     manifest = Manifest.load(corpus)
     save_audit(corpus, {**AUDIT, "digest": manifest.digest})
-    (corpus / "refused.jsonl").write_text('{"path": "home/me/secret.mp4", "reason": "no frames"}\n' * 2)
+    refused_list(corpus).write_text('{"path": "home/me/secret.mp4", "reason": "no frames"}\n' * 2)
     facts = replace(gather(corpus), manifest=replace(manifest, kind="no-human"), removal=REMOVAL)
     for paper in (dataset_card(facts), datasheet(facts)):
         assert (
@@ -94,16 +95,18 @@ def test_what_audit_and_removal_say_is_in_the_papers(corpus: Path):
 def test_reasons_in_the_papers_name_no_file(corpus: Path):
     reasons = ("picture 5 is cut off", "jane_007.jpg is cut off", "can't open /home/jane/v.mp4", "no key 'Jane'")
     lines = [json.dumps({"path": "x", "reason": reason}) for reason in (*reasons, "unsure on 61 of 101 frames")]
-    (corpus / "refused.jsonl").write_text(
-        "\n".join([*lines, json.dumps({"path": "x", "reason": "picture 6 is cut off"})])
-    )
-    assert gather(corpus).refused == {
+    lines.append(json.dumps({"path": "x", "reason": "picture 6 is cut off"}))
+    expected = {
         "picture # is cut off": 2,
         "... is cut off": 1,
         "can't open ...": 1,
         "no key ...": 1,
         "unsure on # of # frames": 1,
     }
+    for place in (corpus / "refused.jsonl", refused_list(corpus)):  # where it lay, and where it is
+        place.write_text("\n".join(lines))
+        assert gather(corpus).refused == expected
+        place.unlink()
 
 
 def test_an_audit_of_another_corpus_is_not_passed_on(corpus: Path):
@@ -183,7 +186,7 @@ def test_the_table_of_clips_says_what_the_sidecars_say(tmp_path: Path, make_corp
 def test_croissant_is_valid_to_its_own_reader_which_gets_clips_and_labels(
     tmp_path: Path, make_corpus: Callable[..., Path], codec: str, monkeypatch: pytest.MonkeyPatch
 ):
-    mlcroissant = pytest.importorskip("mlcroissant", reason="pip install understudy[cards]")
+    mlcroissant = pytest.importorskip("mlcroissant", reason='pip install -e ".[cards]"')
     extracted = importlib.import_module("mlcroissant._src.operation_graph.operations.extract")
     monkeypatch.setattr(extracted, "EXTRACT_PATH", extracted.EXTRACT_PATH.__class__(tmp_path / "cache"))
     root = make_corpus(tmp_path / "c", 9, samples_per_shard=4, codec=codec)

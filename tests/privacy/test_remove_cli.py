@@ -73,6 +73,36 @@ def test_both_ways_to_a_corpus(folder: Path) -> None:
         assert not of_person(each).any()
 
 
+def test_a_class_of_which_no_clip_is_kept_keeps_its_label(folder: Path) -> None:
+    (folder / "videos/jump").mkdir()  # comes first, and has no masks
+    (folder / "videos/jump/two.mp4").write_bytes((folder / "videos/wave/one.mp4").read_bytes())
+    secret = ("--secret-file", folder / "secret", "--workers", "0")
+    removal = ("--masks", folder / "masks", "--exact", "--no-belongings", "--min-seen", "0")
+    done = understudy("remove-people", folder / "videos", folder / "out", *removal, *secret)
+    assert "1 kept, 0 dropped, 1 refused" in done.stdout, done.stderr
+    settings = ("--kind", "no-human", "--short-side", "64", "--fps", "8", *secret)
+    done = understudy("pack", folder / "out", folder / "corpus", *settings)
+    assert done.returncode == 0, done.stderr
+    corpus = Corpus.open(folder / "corpus")
+    assert corpus.manifest.classes == ("jump", "wave") and corpus.label.tolist() == [1]
+    (folder / "classes").write_text("wave\njump\n")
+    done = understudy("pack", folder / "out", folder / "mine", "--classes", folder / "classes", *settings)
+    assert done.returncode == 0 and Corpus.open(folder / "mine").manifest.classes == ("wave", "jump")
+
+
+def test_frames_that_a_removal_left_out_are_not_made_up(folder: Path) -> None:
+    secret = ("--secret-file", folder / "secret", "--workers", "0")
+    removal = ("--masks", folder / "masks", "--exact", "--no-belongings", "--min-seen", "0", "--max-unsure", "1")
+    done = understudy("remove-people", folder / "videos", folder / "out", "--fps", "4", *removal, *secret)
+    assert "1 kept" in done.stdout, done.stderr
+    settings = ("--kind", "no-human", "--short-side", "64", *secret)
+    done = understudy("pack", folder / "out", folder / "corpus", *settings)  # at 6 by default
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "pack with --fps 4" in done.stderr
+    assert not (folder / "corpus").exists()
+    done = understudy("pack", folder / "out", folder / "corpus", "--fps", "4", *settings)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [

@@ -35,7 +35,7 @@ CONFIG = PackConfig("tiny", "synthetic", ("a", "b"), "CC0-1.0", b"a secret", sho
 def machines() -> Iterator[Any]:
     """A cluster of a head without cores, which is this process's, and of two machines with one core each."""
     if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed; pip install 'understudy[ray]'")
+        pytest.skip("Ray is not installed; pip install -e '.[ray]'")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HELPERS), *filter(None, [os.environ.get("PYTHONPATH")])]))
@@ -135,7 +135,7 @@ def test_without_ray_it_says_what_to_install(tmp_path: Path) -> None:
         "except UserError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout == 'Ray is not installed; run: pip install "understudy[ray]"\n'
+    assert done.stdout == 'Ray is not installed; run in the checkout: pip install -e ".[ray]"\n'
 
 
 def test_an_address_where_no_cluster_is_ends_it_at_once(tmp_path: Path, machines: Any) -> None:

@@ -105,7 +105,7 @@ def test_what_does_not_belong_is_found(copy: Path) -> None:
 def test_refusals_are_noted(copy: Path) -> None:
     (copy / "refused.jsonl").write_text('{"path": "secret-name.mp4", "reason": "no video"}\n')
     report = lint(copy, progress=False)
-    assert report.findings == () and "leave it out when you publish" in report.notes[0]
+    assert report.findings == () and "move it out before you publish" in report.notes[0]
 
 
 def test_no_corpus_is_the_users_error(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def test_missing_videos_are_named_together_and_can_be_allowed(
     assert "12 of 16 files are not in" in told.err and "--allow-missing" in told.err and not out.exists()
     assert command(monkeypatch, *arguments, "--allow-missing") == 0
     assert "4 samples" in capsys.readouterr().out
-    refused = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
+    refused = [json.loads(line) for line in Path(f"{out}-refused.jsonl").read_text().splitlines()]
     assert [entry["path"] for entry in refused] == gone
     assert Corpus.open(out).manifest.refused == 12
 

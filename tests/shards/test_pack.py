@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import resource
+import shutil
 import signal
 import stat
 import subprocess
@@ -29,7 +30,7 @@ from understudy.shards.kinds import Codec
 from understudy.shards.lint import lint
 from understudy.shards.manifest import Corpus
 from understudy.shards.pack import PackConfig, pack
-from understudy.shards.plan import locked
+from understudy.shards.plan import locked, refused_list
 from understudy.shards.sources import Source
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -51,7 +52,7 @@ def tree(folder: Path) -> dict[str, str]:
 
 
 def refusals(out: Path) -> dict[str, str]:
-    rows = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in refused_list(out).read_text().splitlines()]
     return {row["path"]: row["reason"] for row in rows}
 
 
@@ -292,19 +293,41 @@ def test_a_source_listed_twice_is_refused(tmp_path: Path) -> None:
 def test_nothing_in_a_corpus_tells_of_its_sources(tmp_path: Path) -> None:
     ids = [f"dQw4w9WgXcQ_{i:06d}.mp4" for i in range(6)]
     pack(sources(*ids, "refuse me"), read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
-    public = [path for path in (tmp_path / "out").iterdir() if path.name != "refused.jsonl"]
-    content = b"".join(path.read_bytes() for path in public)
+    content = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     content += (
         zstandard.ZstdDecompressor().decompressobj().decompress((tmp_path / "out/samples.jsonl.zst").read_bytes())
     )
     for telling in [b"dQw4w9WgXcQ", b"refuse me", str(tmp_path).encode(), CONFIG.secret, os.uname().nodename.encode()]:
         assert telling not in content
-    assert stat.S_IMODE((tmp_path / "out" / "refused.jsonl").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "out-refused.jsonl").stat().st_mode) == 0o600
     assert "refused.jsonl" not in (tmp_path / "out" / "manifest.json").read_text()
     with tarfile.open(tmp_path / "out" / "tiny-000000.tar") as tar:
         member = next(member for member in tar if member.name.endswith(".json"))
         file = tar.extractfile(member)
         assert file and json.load(file).keys() == {"label", "frames", "fps", "size", "duration", "kind", "removal"}
+
+
+def test_what_is_refused_is_listed_beside_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, listed = tmp_path / "out", tmp_path / "out-refused.jsonl"
+    pack([*TEN, Source("refuse me", 0)], read_by_name, out, CONFIG, workers=0, progress=False)
+    assert refusals(out) == {"refuse me": "refused by name: refuse me"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out-refused.jsonl"]
+    assert not list(out.rglob("*refused*"))
+    shutil.rmtree(out)
+    pack(TEN, read_by_name, out, CONFIG, workers=0, progress=False)
+    assert not listed.exists(), "it was that of another corpus"
+    monkeypatch.chdir(tmp_path)
+    assert refused_list(Path("a/b")) == Path("a/b-refused.jsonl")
+    assert refused_list(Path()) == tmp_path.with_name(f"{tmp_path.name}-refused.jsonl")
+
+
+def test_a_place_beside_which_nothing_can_be_written_is_told_before_packing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path)  # root may write anywhere
+    with pytest.raises(UserError, match="list of refused videos can't be written there"):
+        pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
+    assert not list((tmp_path / "out").glob("*.tar"))
 
 
 def test_keys_hang_on_the_secret(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from understudy.shards import fetch, publish, s3
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import MANIFEST, Manifest
 from understudy.shards.pack import PackConfig, pack
-from understudy.shards.publish import pack_into_bucket, refused_list
+from understudy.shards.plan import refused_list
+from understudy.shards.publish import pack_into_bucket
 from understudy.shards.remote import PassingError, Remote
 from understudy.shards.sources import Source
 
