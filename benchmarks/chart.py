@@ -2,7 +2,8 @@
 
     python benchmarks/chart.py results/loaders.json --svg docs/loaders.svg --into README.md
 
-The tables go to stdout, or between the lines `<!-- loaders -->` and `<!-- /loaders -->` of the file given with --into.
+The tables go to stdout, or between the lines `<!-- loaders -->` and `<!-- /loaders -->` of the file given with --into;
+with `--targets` only the ratios, between `<!-- targets -->` and `<!-- /targets -->`.
 """
 
 from __future__ import annotations
@@ -38,16 +39,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("--svg", type=Path, help="where to write the chart")
     parser.add_argument("--into", type=Path, help="the Markdown file that has the marks between which the tables go")
+    parser.add_argument("--targets", action="store_true", help="only the table of the ratios that are aimed at")
     args = parser.parse_args(arguments)
     results = json.loads(args.results.read_bytes())
     if args.svg:
         args.svg.write_text(svg(results), encoding="utf-8")
-    tables = f"{ratio_table(results)}\n\n{row_table(results)}\n"
+    tables = f"{ratio_table(results)}\n" if args.targets else f"{ratio_table(results)}\n\n{row_table(results)}\n"
     if not args.into:
         print(tables, end="")
         return 0
     text = args.into.read_text(encoding="utf-8")
-    begin, end = "<!-- loaders -->\n", "<!-- /loaders -->"
+    name = "targets" if args.targets else "loaders"
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
     if begin not in text or end not in text:
         print(
             f"error: {args.into} has no lines {begin.strip()} and {end}; put them where the tables go", file=sys.stderr

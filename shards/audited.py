@@ -50,7 +50,7 @@ def load_audit(root: Address, digest: str) -> dict[str, Any]:
         if body["format"] != AUDIT_FORMAT or body["seal"] != seal(body):
             raise ValueError
         audited = cast(str, body["digest"])
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path}: not an audit as it was written; run: understudy audit {root}") from None
     if audited != digest:
         raise UserError(f"{path}: is of a corpus with another digest; run: understudy audit {root}")
@@ -66,19 +66,23 @@ def require_audit(corpus: Corpus, limit: float) -> None:
     if corpus.manifest.kind == "synthetic":
         return
     body = load_audit(corpus.root, corpus.manifest.digest)
-    path, found = corpus.root / AUDIT, cast("list[dict[str, Any]]", body["findings"])
+    path = corpus.root / AUDIT
+    try:
+        found = ", ".join(row["what"] for row in body["findings"])
+        confidence, bound = float(body["confidence"]), body["frames"]["bound"]
+        bound = None if bound is None else float(bound)
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: not an audit as it is written; run: understudy audit {corpus.root}") from None
     if found:
-        kinds = ", ".join(row["what"] for row in found)
-        raise UserError(f"{path}: found more than pixels ({kinds}); take it out, and audit the corpus again")
-    if body["confidence"] < CONFIDENCE:
+        raise UserError(f"{path}: found more than pixels ({found}); take it out, and audit the corpus again")
+    if not confidence >= CONFIDENCE:  # so put, NaN does not pass
         raise UserError(
-            f"{path}: its bound holds with {body['confidence']:.0%} confidence only; audit it again with "
+            f"{path}: its bound holds with {confidence:.0%} confidence only; audit it again with "
             f"--confidence {CONFIDENCE:g}"
         )
-    bound = cast("float | None", body["frames"]["bound"])
     if bound is None:
         raise UserError(f"{path}: has no bound, as no canaries were used; audit it again with --canaries")
-    if bound > limit:
+    if not bound <= limit:
         raise UserError(
             f"{path}: up to {bound:.2g} of the frames may show somebody, more than {limit:g}; "
             "remove more people, or audit more clips with more canaries (the audit tells which)"

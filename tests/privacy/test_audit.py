@@ -25,7 +25,7 @@ from understudy.privacy.bounds import mean_lower, share_upper
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
 from understudy.privacy.report import summary
-from understudy.shards.audited import load_audit, require_audit
+from understudy.shards.audited import load_audit, require_audit, save_audit
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Kind
@@ -422,6 +422,15 @@ def test_a_corpus_without_a_sufficient_audit_is_refused(tmp_path: Path):
     (root / "audit.json").write_text(text.replace('"unread": 0', '"unread": 1'))
     with pytest.raises(UserError, match="not an audit as it was written"):
         load_audit(root, corpus.manifest.digest)
+    # Nor with figures that are none, however well they are sealed.
+    for wrong in ({"findings": 1}, {"findings": ["x"]}, {"frames": None}, {"frames": {"bound": "low"}}):
+        save_audit(root, body | wrong)
+        with pytest.raises(UserError, match="not an audit as it is written"):
+            require_audit(corpus, 0.5)
+    for wrong in ({"frames": {"bound": float("nan")}}, {"confidence": float("nan")}):
+        save_audit(root, body | wrong)
+        with pytest.raises(UserError, match=r"may show somebody|confidence only"):
+            require_audit(corpus, 0.5)
     # Virtual people are meant to be there.
     require_audit(Corpus.open(packed(tmp_path / "s", 2, 0, kind="synthetic")), 0.0)
 
