@@ -384,8 +384,8 @@ def test_settings_that_do_not_fit_are_refused_at_once(corpus: Corpus) -> None:
     for settings, words in (
         ({"batch_size": 15}, "batch size 15 does not divide into 2 views on 1 ranks; choose a multiple of 2"),
         ({"batch_size": 0}, "batch size 0"),
-        ({"world_size": 3, "batch_size": 16}, "choose a multiple of 6"),
-        ({"world_size": 4, "batch_size": 24, "lanes": 6}, "6 lanes do not divide over 4 ranks"),
+        ({"rank": 0, "world_size": 3, "batch_size": 16}, "choose a multiple of 6"),
+        ({"rank": 0, "world_size": 4, "batch_size": 24, "lanes": 6}, "6 lanes do not divide over 4 ranks"),
         ({"lanes": 3}, "do not divide into 3 lanes"),
         ({"rank": 2, "world_size": 2}, "rank 2 of 2 ranks"),
         ({"decoder": "magic"}, "no decoder 'magic'"),
