@@ -7,6 +7,7 @@ import signal
 import time
 import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -62,11 +63,22 @@ def read_slowly(source: Source) -> Iterator[NDArray[np.uint8]]:
     yield from read_moving_bar(source)
 
 
-def read_and_note(source: Source, *, journal: Path, seconds: float) -> Iterator[NDArray[np.uint8]]:
-    """A moving bar that takes `seconds` longer; adds a line to `journal`, in whichever process it is."""
+def read_and_note(source: Source, *, journal: Path, doomed: Path) -> Iterator[NDArray[np.uint8]]:
+    """A moving bar; adds a line with its process to `journal`, in whichever process it is.
+
+    The first process on a Ray cluster that comes to its third source creates `doomed`, with the process id of its
+    machine's daemon in it, and goes on only when its parent is gone: so that a machine can be lost amid its work.
+    """
     with journal.open("a") as file:
-        file.write(f"{source.id}\n")
-    time.sleep(seconds)
+        file.write(f"{os.getpid()}\n")
+    daemon = os.environ.get("RAY_RAYLET_PID")
+    if daemon and journal.read_text().split().count(str(os.getpid())) == 3:
+        with suppress(FileExistsError):
+            with doomed.open("x") as file:
+                file.write(daemon)
+            parent = os.getppid()
+            while os.getppid() == parent:
+                time.sleep(0.01)
     yield from read_moving_bar(source)
 
 

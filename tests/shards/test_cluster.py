@@ -99,19 +99,19 @@ def test_what_a_machine_does_not_see_or_has_otherwise_ends_it_in_one_line(
 def test_a_machine_that_is_lost_costs_its_unfinished_videos_only(machines: Any, tmp_path: Path) -> None:
     """Last, for the machine is gone then. A file that each reading appends to tells what was read, and how often."""
     made, nodes = machines
-    listed, journal = sources(40), tmp_path / "journal"
-    journal.touch()
-    read = partial(read_and_note, journal=journal, seconds=0.1)
+    listed, journal, doomed = sources(40), tmp_path / "journal", tmp_path / "doomed"
+    read = partial(read_and_note, journal=journal, doomed=doomed)  # two of its four videos done, it waits for its end
 
     def lose_one() -> None:
-        while journal.read_bytes().count(b"\n") < 16:
+        while not doomed.exists() or not doomed.read_text():
             time.sleep(0.01)
-        (raylet,) = nodes[0].all_processes["raylet"]
-        children = Path(f"/proc/{raylet.process.pid}/task/{raylet.process.pid}/children").read_text().split()
-        for pid in [raylet.process.pid, *map(int, children)]:  # as a power cut would, so that nobody can finish
+        daemon = int(doomed.read_text())
+        (node,) = [node for node in nodes if node.all_processes["raylet"][0].process.pid == daemon]
+        children = Path(f"/proc/{daemon}/task/{daemon}/children").read_text().split()
+        for pid in [daemon, *map(int, children)]:  # as a power cut would, so that nobody can finish
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        made.remove_node(nodes[0], allow_graceful=False)
+        made.remove_node(node, allow_graceful=False)
 
     loser = threading.Thread(target=lose_one, daemon=True)  # if packing fails, it would wait for ever
     loser.start()
@@ -122,7 +122,7 @@ def test_a_machine_that_is_lost_costs_its_unfinished_videos_only(machines: Any, 
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
     assert lint(tmp_path / "ray").findings == ()
     print(f"{len(again) - len(listed)} of {len(listed)} videos were read twice")
-    assert len(listed) < len(again) < len(listed) + 24
+    assert len(listed) + 3 <= len(again) < len(listed) + 24
 
 
 def test_without_ray_it_says_what_to_install(tmp_path: Path) -> None:
