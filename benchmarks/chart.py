@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
+
+from page import with_table
+
+from understudy.shards.errors import UserError
 
 Row = dict[str, Any]
 
@@ -50,14 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     text = args.into.read_text(encoding="utf-8")
     name = "targets" if args.targets else "loaders"
-    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-    if begin not in text or end not in text:
-        print(
-            f"error: {args.into} has no lines {begin.strip()} and {end}; put them where the tables go", file=sys.stderr
-        )
+    try:
+        args.into.write_text(with_table(text, name, tables), encoding="utf-8")
+    except UserError as error:
+        print(f"error: {args.into}: {error}", file=sys.stderr)
         return 2
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    args.into.write_text(pattern.sub(lambda _: f"{begin}{tables}{end}", text), encoding="utf-8")
     return 0
 
 

@@ -30,8 +30,9 @@ from storage import machine
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
 from understudy.loader import read as reading
 from understudy.shards.cache import default_cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import SAMPLES, Corpus, Manifest, Sample, encode_samples
+from understudy.shards.manifest import SAMPLES, Manifest, Sample, encode_samples
 from understudy.shards.publish import publish
 from understudy.shards.remote import Remote
 from understudy.shards.tarshard import write_shard

@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 from spec import SAMPLED_FPS
 
 from understudy.loader.read import ShardReader
+from understudy.shards.corpus import Corpus
 from understudy.shards.demo import demo_sources, read_demo
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.ingest import read_video
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.scene import FPS as DEMO_FPS

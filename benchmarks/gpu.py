@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +30,17 @@ import gpu_material as material
 import gpu_steps as steps
 import torch
 from gpu_steps import Preset, StageName, Trainer
+from machine import versions
 
 from understudy.loader.native import native_status
 from understudy.models.mae import MAEConfig
 from understudy.models.vit import BASE
 from understudy.recipes.mixed import demo
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.kinds import Codec
 from understudy.shards.machine import usable_cores
-from understudy.shards.manifest import Corpus
 
 # Dense bf16 peaks from NVIDIA's data sheets, in FLOP/s, without sparsity, by the names of SXM parts: others of the same
 # family (PCIe, NVL, GH200) have other peaks.
@@ -376,7 +376,7 @@ def _save(
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "took_seconds": round(time.time() - started),
         "machine": _machine(device),
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
         "settings": {**asdict(plan), "quick": args.quick},
         "flop_per_clip": {
             stage: steps.clip_flops(stage, plan.preset.vit, plan.preset.mae) for stage in ("stage1", "stage2")
@@ -417,16 +417,6 @@ def _machine(device: torch.device) -> dict[str, Any]:
             answer = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
             machine["driver, clock, power"] = answer.stdout.strip()
     return machine
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
 
 
 def _line(row: dict[str, Any]) -> str:

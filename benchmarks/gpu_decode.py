@@ -21,7 +21,7 @@ from understudy.loader.read import ShardReader
 from understudy.loader.reference import decode_reference
 from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.loader.views import draw_training
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 SEED = 0
 MEAN_LIMIT, PERCENTILE_LIMIT = 1.0, 4.0  # the loader's contract, in steps of 255

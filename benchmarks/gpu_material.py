@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 from spec import SAMPLED_FPS
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.demo import demo_sources, read_demo
 from understudy.shards.kinds import Codec
 from understudy.shards.machine import usable_cores
-from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

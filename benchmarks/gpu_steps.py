@@ -25,7 +25,7 @@ from understudy.models.vit import ViTConfig
 from understudy.recipes.configs import ppma
 from understudy.recipes.start import make_accelerator
 from understudy.recipes.train import Pace, step_seed
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 StageName = Literal["stage1", "stage2"]
 CLASSES = 150  # of each of the paper's two sources, of which a batch is of one: here there is one head

@@ -13,7 +13,7 @@ from spec import SAMPLED_FPS, SourceFormat, Spec, corpus_draws, draw_table
 from summary import KERNEL, NATIVE, PYAV, WORKERS
 
 from understudy.loader.philox import stream_key
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 VIDEOS_PER_BATCH = 8
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +24,17 @@ import numpy as np
 from corpora import Material
 from ffmpeg import ffmpeg_environment
 from lineup import ENTRIES, VIDEOS_PER_BATCH, make_specs
+from machine import processor, versions
 from runner import FailedError, Runner
 from spec import Spec
 from summary import ratios, summarised
 from truth import Agreement, agreement
 
 from understudy.loader.native import native_status
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus
 
 HERE = Path(__file__).parent
 VIDEOS = HERE.parents[1] / "shared" / "videos"
@@ -118,7 +118,7 @@ def _compare(args: argparse.Namespace) -> dict[str, Any]:
         "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         "took_seconds": round(time.time() - started),
         "machine": _machine(args.threads),
-        "versions": _versions(),
+        "versions": versions(PACKAGES),
         "settings": {
             "videos_per_batch": VIDEOS_PER_BATCH,
             "rounds": args.rounds,
@@ -228,9 +228,8 @@ def _described(material: Material) -> dict[str, Any]:
 
 
 def _machine(threads: int) -> dict[str, Any]:
-    model = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "")
     return {
-        "processor": model.partition(":")[2].strip() or platform.machine(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "cores_used": threads,
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
@@ -238,16 +237,6 @@ def _machine(threads: int) -> dict[str, Any]:
         "load_average_after": os.getloadavg()[0],
         "decoder": native_status(),
     }
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return versions
 
 
 def _soak(args: argparse.Namespace) -> dict[str, Any]:
@@ -259,7 +248,7 @@ def _soak(args: argparse.Namespace) -> dict[str, Any]:
         if done.returncode:
             raise UserError(f"the run over {codec} shards failed; its message is above")
         rows.append(json.loads(done.stdout))
-    return {"benchmark": "soak", "machine": _machine(args.threads), "versions": _versions(), "rows": rows}
+    return {"benchmark": "soak", "machine": _machine(args.threads), "versions": versions(PACKAGES), "rows": rows}
 
 
 def _say(text: str) -> None:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shutil
 import statistics
@@ -25,12 +24,12 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from machine import processor, versions
 from numpy.typing import NDArray
 
 from understudy.privacy.background import behind, belongings
@@ -69,8 +68,8 @@ def main() -> None:
     removal = Removal(segmenter=options.segmenter, weights=options.weights, device=options.device)
     result: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {}
     measured_with = {
-        "machine": {"cpu": _processor(), "cores": usable_cores(), "load": os.getloadavg()},
-        "versions": {name: version(name) for name in ("understudy", "opencv-python-headless", "numpy")},
+        "machine": {"cpu": processor(), "cores": usable_cores(), "load": os.getloadavg()},
+        "versions": versions(["understudy", "opencv-python-headless", "numpy"]),
         "segmenter": options.segmenter,
         "device": options.device,
     }
@@ -100,12 +99,6 @@ def main() -> None:
             }
             _show(result["segmenter_masks"])
     options.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _processor() -> str:
-    """The processor's name as Linux has it."""
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
-    return found[1] if found else platform.machine()
 
 
 def _show(corpora: dict[str, Any]) -> None:

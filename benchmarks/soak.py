@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from understudy.loader.philox import permutation, stream_key
 from understudy.loader.views import Clip, Views, draw_training
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 SourceFormat = Literal["original", "h264", "vp9", "mjpeg", "raw"]
 

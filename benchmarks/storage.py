@@ -28,23 +28,23 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
+from machine import processor, versions
 from s3_server import BUCKET, Gateway, s3_server
 from storage_tables import storage_table
 from summary import interval
 
 from understudy.shards.cache import Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.demo import make_demo
 from understudy.shards.fetch import Blob, fetch
 from understudy.shards.files import sha256_of, write_atomic
 from understudy.shards.machine import usable_cores
-from understudy.shards.manifest import Corpus
 from understudy.shards.publish import publish
 from understudy.shards.remote import Remote
 from understudy.shards.tarshard import write_shard
@@ -387,14 +387,14 @@ def point_to(gateway: Gateway) -> None:
 
 
 def machine() -> dict[str, Any]:
-    versions = {"python": platform.python_version()}
-    for package in ("understudy", "boto3", "urllib3", "obstore", "webdataset", "nvidia-dali-cuda130", "torch"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    cores = usable_cores()
-    return {"machine": {"cores": cores, "system": platform.platform(), "load": os.getloadavg()}, "versions": versions}
+    about = {
+        "processor": processor(),
+        "cores": usable_cores(),
+        "system": platform.platform(),
+        "load": os.getloadavg(),
+    }
+    packages = ("understudy", "boto3", "urllib3", "obstore", "webdataset", "nvidia-dali-cuda130", "torch")
+    return {"machine": about, "versions": versions(packages)}
 
 
 def say(text: str) -> None:

@@ -38,10 +38,10 @@ from understudy.loader import Clip, ClipLoader, LoaderSource, Views
 from understudy.recipes.mixed import command_line
 from understudy.recipes.mixed import main as main_job
 from understudy.shards.cache import Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import fetch
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Corpus
 from understudy.shards.publish import publish
 from understudy.shards.redact import protect_logs
 from understudy.shards.remote import Remote

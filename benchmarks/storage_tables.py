@@ -1,17 +1,16 @@
 """The tables of docs/storage.md out of what storage.py and storage_faults.py wrote. Every number comes from there.
 
-    python benchmarks/storage_tables.py
-
-Each goes between the lines `<!-- NAME -->` and `<!-- /NAME -->`.
+Run it without arguments: python benchmarks/storage_tables.py
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+from page import with_table
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "storage.md"
@@ -83,12 +82,7 @@ def _ratios(part: dict[str, Any]) -> str:
 def with_tables(page: str) -> str:
     """The page with its tables made anew."""
     for name, make in (("faults", fault_table), ("storage", storage_table)):
-        begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
-        if begin not in page or end not in page:
-            sys.exit(f"{PAGE} has no lines {begin.strip()} and {end}; put them where the table goes")
-        before, _, after = page.partition(begin)
-        table = make(json.loads((HERE / "results" / f"{name}.json").read_bytes()))
-        page = before + begin + table + end + after.partition(end)[2]
+        page = with_table(page, name, make(json.loads((HERE / "results" / f"{name}.json").read_bytes())))
     return page
 
 

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
+from page import with_table
+
 from understudy.recipes.table import PROTOCOLS, results_table
+from understudy.shards.errors import UserError
 
 Row = dict[str, Any]
 
@@ -66,12 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(tables, end="")
         return 0
     text = args.into.read_text(encoding="utf-8")
-    begin, end = "<!-- transfer -->\n", "<!-- /transfer -->"
-    if begin not in text or end not in text:
-        print(f"error: {args.into} has no lines {begin.strip()} and {end}; put them in", file=sys.stderr)
+    try:
+        args.into.write_text(with_table(text, "transfer", tables), encoding="utf-8")
+    except UserError as error:
+        print(f"error: {args.into}: {error}", file=sys.stderr)
         return 2
-    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-    args.into.write_text(pattern.sub(lambda _: f"{begin}{tables}{end}", text), encoding="utf-8")
     return 0
 
 

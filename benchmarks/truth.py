@@ -17,7 +17,8 @@ from torchvision.transforms.v2 import functional
 from understudy.loader.read import ShardReader
 from understudy.loader.reference import decode_reference
 from understudy.loader.request import Request
-from understudy.shards.manifest import MEMBERS, Corpus
+from understudy.shards.corpus import Corpus
+from understudy.shards.manifest import MEMBERS
 
 # The loader contract: mean absolute difference and 99th percentile, in 255ths.
 MEAN, PERCENTILE_99 = 1.0, 4.0

@@ -40,8 +40,8 @@ class Card:
 
         from understudy.privacy.card import check_unwritten, dataset_card, datasheet, gather
         from understudy.privacy.card_croissant import TABLE, clip_table, croissant
+        from understudy.shards.corpus import Corpus
         from understudy.shards.files import write_atomic
-        from understudy.shards.manifest import Corpus
 
         root = parse_address(self.corpus)
         if self.out is None and not isinstance(root, Path):

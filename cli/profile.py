@@ -56,8 +56,8 @@ class Profile:
         from understudy.loader.batch import default_threads
         from understudy.loader.profile import Pipeline, profile, trace_batches
         from understudy.loader.views import Clip, Views
+        from understudy.shards.corpus import Corpus
         from understudy.shards.files import write_atomic
-        from understudy.shards.manifest import Corpus
 
         self._check()
         gpu = torch.cuda.is_available()

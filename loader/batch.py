@@ -25,9 +25,9 @@ from understudy.loader.memory import Memory
 from understudy.loader.read import ShardReader
 from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.loader.views import Draw, hole_shares
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.machine import usable_cores
-from understudy.shards.manifest import Corpus
 
 # Batches that a GPU may be behind its program before the next is made for it, so that they do not pile up. A program
 # that waits for its GPU no later than this, as recipes/train.py does, never waits for that in the loader.

@@ -24,8 +24,8 @@ from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
 from understudy.loader.read import OPEN_SHARDS, ShardReader
 from understudy.loader.schedule import Schedule
 from understudy.loader.views import Clip, Draw, Views, draw_training
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 STATE_VERSION = 1
 PREFETCH = 2  # batches under way ahead of the one that is waited for

@@ -23,7 +23,7 @@ from understudy.loader.decode import choose_decoder
 from understudy.loader.prefetch import Demand, fetch_ahead, room_ahead
 from understudy.loader.read import OPEN_SHARDS, ShardReader
 from understudy.loader.views import Clip, Draw, EvalViews, draw_evaluation
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 class EvalLoader:

@@ -19,9 +19,9 @@ import numpy as np
 from understudy.loader.batch import PADDING, Plan
 from understudy.loader.read import ShardReader
 from understudy.shards.cache import LEAST_DOWNLOADS, Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import StoppedError
-from understudy.shards.manifest import Corpus
 
 HORIZON = 1024  # plans that are made ahead of the one that is handed out
 STRIDE = 4  # plans made at a step while there are fewer: the first batch does not wait for all of them

@@ -32,9 +32,9 @@ from understudy.loader.read import OPEN_SHARDS, ShardReader
 from understudy.loader.request import BatchDecoder, Payload, Request
 from understudy.loader.schedule import Schedule
 from understudy.loader.views import Clip, Views
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus
 
 SEED = 0
 WARM_UP = 5  # batches before the clock starts: shards are opened, memory is touched for the first time

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from understudy.loader.memory import Memory
 from understudy.loader.request import Payload
+from understudy.shards.corpus import Corpus
 from understudy.shards.fetch import read_part
 from understudy.shards.holes import read_holes
-from understudy.shards.manifest import Corpus
 
 _FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # that this process may have open
 OPEN_SHARDS = 256 if _FILES == resource.RLIM_INFINITY else min(256, _FILES // 8)  # of a corpus; there may be several

@@ -25,9 +25,9 @@ from understudy.privacy.bounds import Clips, Residual, residual
 from understudy.privacy.detect import Detector, Hit
 from understudy.privacy.detectors import check_weights, load_detector
 from understudy.privacy.removal_record import models_of
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
-from understudy.shards.manifest import Corpus
 from understudy.shards.remote import Address, MissingError
 from understudy.shards.sources import RefusedError
 from understudy.shards.tarshard import read_entries, read_spans

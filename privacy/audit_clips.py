@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import sha256_of
@@ -25,7 +26,7 @@ from understudy.shards.frames import decode_frames
 from understudy.shards.holes import read_holes
 from understudy.shards.ingest import read_video
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import MANIFEST, MEMBERS, Corpus, Manifest
+from understudy.shards.manifest import MANIFEST, MEMBERS, Manifest
 from understudy.shards.remote import Address, Remote, parse_address
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.tarshard import read_spans

@@ -79,11 +79,6 @@ def mean_upper(values: Sequence[float] | Floats, alpha: float) -> float:
     return _largest(in_doubt, float(drawn.mean()))
 
 
-def mean_lower(values: Sequence[float] | Floats, alpha: float) -> float:
-    """Lower bound of a mean, as `mean_upper` has it; 0 without values."""
-    return 1 - mean_upper(1 - np.asarray(values, np.float64), alpha)
-
-
 def _largest(holds: Callable[[float], bool], low: float) -> float:
     """The largest share at which `holds`, which does at `low` and stops doing so somewhere up to 1 for good."""
     high = 1.0

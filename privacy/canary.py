@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from understudy.privacy.audit_clips import VIDEO, Clip, packed_clips, visible_files
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import MANIFEST, Corpus
+from understudy.shards.manifest import MANIFEST
 
 
 def canary_clips(folder: Path, *, halves: bool = False) -> list[Clip]:

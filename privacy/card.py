@@ -18,9 +18,10 @@ from typing import Any, cast
 
 from understudy.privacy.leak import BY_OUTLINES
 from understudy.shards.audited import load_audit
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
-from understudy.shards.manifest import REFUSED, Corpus, Manifest
+from understudy.shards.manifest import REFUSED, Manifest
 from understudy.shards.plan import refused_list
 from understudy.shards.remote import Address, MissingError
 from understudy.shards.tarshard import read_entries, read_spans

@@ -11,7 +11,8 @@ import re
 from typing import Any
 
 from understudy.privacy.card import Facts, audit_lines
-from understudy.shards.manifest import SAMPLES, Corpus
+from understudy.shards.corpus import Corpus
+from understudy.shards.manifest import SAMPLES
 
 # The context that Croissant 1.0 prescribes: which words of ours are whose.
 CONTEXT: dict[str, Any] = {

@@ -24,9 +24,10 @@ from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import Finding, check_jpeg
 from understudy.privacy.removal_record import CLIPS, HOLES, models_of
 from understudy.shards.columns import read_rows
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.frames import split_jpegs
-from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Corpus, Sample
+from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Sample
 from understudy.shards.remote import Address, Remote
 
 # Of KEY.json. Whatever else a sidecar holds, it came from somewhere.

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from understudy.privacy.detect import Detector
-from understudy.privacy.detectors import load_detector
+from understudy.privacy.detectors import check_weights, load_detector
 from understudy.privacy.fill import Filler, load_filler
 from understudy.privacy.opencv import opencv
 from understudy.privacy.removal_record import (
@@ -196,6 +196,7 @@ def tools(removal: Removal) -> tuple[Segmenter | None, Filler, tuple[Detector, .
         raise UserError(f"{removal.masks}: no such folder; masks are FOLDER/SOURCE/000000.png and so on")
     segment = None if removal.masks else load_segmenter(removal.segmenter, removal.weights, removal.device)
     again = () if segment is None else (Recheck(segment),)
+    check_weights(removal.gate)
     gate = tuple(load_detector(spec, device=removal.device) for spec in removal.gate)
     return segment, load_filler(removal.filler), (*again, *gate)
 

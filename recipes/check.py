@@ -15,8 +15,8 @@ from understudy.models.probe import ProbeConfig, group_split
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.stages import blend_rows, open_batches
 from understudy.recipes.start import named_corpora
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 
 def check_settings(config: MixedConfig) -> None:

@@ -16,7 +16,7 @@ from understudy.models.augment import Augment
 from understudy.models.mae import MAEConfig
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import BASE, DEMO, ViTConfig
-from understudy.recipes.train import Stage
+from understudy.recipes.stage import Stage
 from understudy.shards.errors import UserError
 
 DEMO_WEIGHTS = (1.0, 2.0)  # of the demo's scenes without people and its virtual people in stage 2

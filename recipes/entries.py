@@ -16,9 +16,9 @@ from understudy.models.vit import VideoViT, ViTConfig, init_xavier
 from understudy.recipes.features import weights_digest
 from understudy.recipes.outcome import training_of
 from understudy.recipes.train import step_seed
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.machine import usable_cores
-from understudy.shards.manifest import Corpus
 
 SCRATCH = "scratch"
 

@@ -14,8 +14,8 @@ from understudy.recipes.entries import Model, Task, describe_views, machine
 from understudy.recipes.features import frozen_features, view_count
 from understudy.recipes.outcome import Outcome, differences_of, rows_of
 from understudy.recipes.probing import probe_linearly
-from understudy.recipes.train import StageReport
-from understudy.shards.manifest import Corpus
+from understudy.recipes.stage import StageReport
+from understudy.shards.corpus import Corpus
 
 
 def probe_encoder(

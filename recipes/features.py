@@ -22,9 +22,9 @@ from tqdm import tqdm
 
 from understudy.loader import Clip, EvalLoader, EvalViews
 from understudy.models.vit import VideoViT, to_patches
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.files import fsync_folder
-from understudy.shards.manifest import Corpus
 
 Level = Literal["pooled", "tokens"]
 FORMAT = 1  # of what lies in a cache: features and results of another format are made anew

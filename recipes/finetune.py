@@ -26,8 +26,9 @@ from understudy.models.vit import VideoViT
 from understudy.models.whole import MODEL
 from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import cache_name, encoder_key, one_pass
-from understudy.recipes.train import ENCODER, REPORT, Stage, StageReport, step_seed, train_stage
-from understudy.shards.manifest import Corpus
+from understudy.recipes.stage import Stage, StageReport
+from understudy.recipes.train import ENCODER, REPORT, step_seed, train_stage
+from understudy.shards.corpus import Corpus
 
 SCORES = "scores.safetensors"
 

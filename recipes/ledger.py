@@ -17,7 +17,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from understudy.loader import Batch
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 @dataclass

@@ -23,6 +23,7 @@ from understudy.recipes.check import check_corpora, check_settings
 from understudy.recipes.configs import DEMO_WEIGHTS, MixedConfig, as_released, demo, ppma, summary
 from understudy.recipes.entries import Model, Task, open_model, scratch_model
 from understudy.recipes.evaluate import probe_encoder, results_of
+from understudy.recipes.stage import StageReport
 from understudy.recipes.stages import clip_of, run_stage
 from understudy.recipes.start import (
     check_output,
@@ -35,7 +36,7 @@ from understudy.recipes.start import (
 )
 from understudy.recipes.table import PRETRAINING, results_table
 from understudy.recipes.track import start_tracker
-from understudy.recipes.train import StageReport, step_seed
+from understudy.recipes.train import step_seed
 from understudy.shards.demo import make_demo
 from understudy.shards.files import write_atomic
 from understudy.shards.machine import usable_cores

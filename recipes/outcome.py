@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from understudy.models.stats import accuracy_interval, class_mean, paired_difference
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 START = "start.json"  # in a run that began with an encoder from elsewhere: which, and what that was trained on
 

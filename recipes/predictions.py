@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from understudy.recipes.outcome import Outcome
+from understudy.shards.corpus import Corpus
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Corpus
 
 BEST = ("prediction", "second", "third", "fourth", "fifth")
 

@@ -17,8 +17,8 @@ from understudy.models.attentive import AttentiveConfig, attentive_probes
 from understudy.models.probe import ProbeConfig, group_split, linear_probes
 from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import Features
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 # (rows to train on, features and rows to score, rates) to logits (rates, seeds, rows, classes)
 Fit = Callable[[Tensor, Tensor, Tensor, tuple[float, ...]], Tensor]

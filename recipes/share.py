@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,9 @@ import tyro
 from understudy.models.loading import load_encoder
 from understudy.models.vit import ViTConfig
 from understudy.models.whole import load_autoencoder, load_classifier
+from understudy.recipes.checkpoint import os_errors
 from understudy.recipes.features import weights_digest
+from understudy.recipes.start import told_in_one_line
 from understudy.recipes.outcome import START, training_of
 from understudy.recipes.table import PROTOCOLS
 from understudy.recipes.train import LEDGER
@@ -54,7 +55,9 @@ class Share:
 
 
 def share(config: Share) -> None:
-    """Write `config.out`, whole or not at all. Raises UserError where the stage is not there or not finished."""
+    """Write `config.out`, whole or not at all. Raises UserError where the stage is not there or not finished, OSError
+    where the disk is full.
+    """
     if config.out.exists():
         raise UserError(f"{config.out}: exists already; choose another folder")
     run = config.stage.resolve().parent
@@ -80,17 +83,22 @@ def share(config: Share) -> None:
     files = [run / "results.json"] if (run / "results.json").exists() else []
     digest = weights_digest(encoder)
     rows = [row for file in (*files, *config.results) for row in _read(file)["rows"] if row["digest"] == digest]
-    temporary = config.out.with_name(f".{config.out.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary)
-    if classes:
-        write_atomic(temporary / "classes.json", (json.dumps(classes, indent=1) + "\n").encode())
     began = run / START if config.stage.resolve().name == "stage2" else None
     start = _read(began) if began and began.exists() else None
     unknown = start["path"] if start and not start["trained_on"] else None
     card = model_card(config, vit, stages, rows, unknown)
-    write_atomic(temporary / "README.md", card.encode())
-    temporary.rename(config.out)
+    temporary = config.out.with_name(f".{config.out.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        with os_errors():
+            model.save_pretrained(temporary)
+        if classes:
+            write_atomic(temporary / "classes.json", (json.dumps(classes, indent=1) + "\n").encode())
+        write_atomic(temporary / "README.md", card.encode())
+        temporary.rename(config.out)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def model_card(
@@ -205,7 +213,5 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
+    with told_in_one_line("share"):
         share(tyro.cli(Share))
-    except UserError as error:
-        sys.exit(f"share: {error}")

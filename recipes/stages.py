@@ -18,10 +18,11 @@ from understudy.models.vit import checkpoint_activations
 from understudy.models.whole import whole_header
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.report import PICTURE, draw_reconstruction, write_report
+from understudy.recipes.stage import StageReport
 from understudy.recipes.start import threads_of
-from understudy.recipes.train import StageReport, step_seed, train_stage
+from understudy.recipes.train import step_seed, train_stage
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 
 def run_stage(

@@ -22,9 +22,9 @@ from understudy.recipes.entries import SCRATCH, Model, open_model
 from understudy.recipes.outcome import START
 from understudy.recipes.track import check_tracker
 from understudy.shards.audited import require_audit
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Corpus
 
 CONFIG = "config.json"
 DIGESTS = "digests"  # in it: of the corpora that were trained on
@@ -216,7 +216,6 @@ def told_in_one_line(recipe: str) -> Iterator[None]:
             if error.filename is None:
                 raise
             sys.exit(f"{recipe}: {error.filename}: {error.strerror}")
-        again = "make room and run the same command again, it goes on where it was"
-        sys.exit(f"{recipe}: no space left on the disk; {again}")
+        sys.exit(f"{recipe}: no space left on the disk; make room and run the same command again")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,10 +10,10 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import read_address
 from understudy.shards.files import write_atomic
-from understudy.shards.manifest import Corpus
 from understudy.shards.remote import Address, MissingError
 
 AUDIT = "audit.json"

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.frames import decode_frames
-from understudy.shards.manifest import MEMBERS, Corpus
+from understudy.shards.manifest import MEMBERS
 from understudy.shards.remote import Address
 from understudy.shards.tarshard import read_spans
 

@@ -18,7 +18,7 @@ from peers.batches import RING, Loaded, clip_shape
 from peers.pixels import to_planes
 from spec import CLIP, Draws, Spec, Task, tasks
 
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 BYTES = NDArray[np.uint8]
 PREFETCH = 2

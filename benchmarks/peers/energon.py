@@ -13,7 +13,7 @@ from peers.batches import Loaded, from_collated
 from peers.jpegs import sample_clips
 from spec import Spec
 
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def prepare(spec: Spec) -> None:

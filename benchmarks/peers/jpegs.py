@@ -13,7 +13,7 @@ from peers.batches import ReadFrames, Visits, clip_shape
 from peers.pixels import filler
 from spec import Draws, Spec
 
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def decode(stream: memoryview, offsets: NDArray[np.int64], window: NDArray[np.int32]) -> list[NDArray[np.uint8]]:

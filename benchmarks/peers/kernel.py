@@ -17,7 +17,7 @@ from spec import Draws, Spec, order
 from understudy.loader.native import decode_native, set_threads
 from understudy.loader.read import ShardReader
 from understudy.loader.request import Request
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 BATCHES = 64
 

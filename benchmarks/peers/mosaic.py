@@ -11,7 +11,7 @@ from peers.jpegs import sample_clips
 from spec import Spec
 
 from understudy.loader.read import ShardReader
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 REPEATS = 64  # the corpus is small, and an epoch's end costs time: one epoch here is so many times the corpus
 

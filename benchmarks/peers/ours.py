@@ -8,7 +8,7 @@ from peers.batches import Loaded, Visits
 from spec import CLIP, SEED, Spec
 
 from understudy.loader import ClipLoader, LoaderSource, Views
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def run(spec: Spec) -> Iterator[Loaded]:

@@ -11,7 +11,7 @@ from peers.batches import Loaded, from_collated, quiet_worker
 from peers.jpegs import sample_clips
 from spec import Spec
 
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def run(spec: Spec) -> Iterator[Loaded]:

@@ -25,7 +25,7 @@ from runner import FailedError, Runner
 from spec import Spec, corpus_draws
 from truth import agreement
 
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 ROOT = Path(__file__).parents[2]
 LOADERS = ROOT / "benchmarks" / "loaders.py"

@@ -27,8 +27,8 @@ from understudy.models.mae import MAEConfig
 from understudy.models.vit import BASE, ViTConfig
 from understudy.recipes.configs import ppma
 from understudy.recipes.stages import run_stage
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
-from understudy.shards.manifest import Corpus
 from understudy.shards.sources import Source
 
 CPU = torch.device("cpu")

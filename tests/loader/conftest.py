@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from understudy.shards.manifest import SAMPLES, Corpus, Manifest, Sample, encode_samples
+from understudy.shards.corpus import Corpus
+from understudy.shards.manifest import SAMPLES, Manifest, Sample, encode_samples
 from understudy.shards.tarshard import write_shard
 
 CLASSES = ("a", "b", "c")

@@ -22,8 +22,8 @@ from understudy.loader.batch import default_threads, load_samples
 from understudy.loader.native import native_kernels
 from understudy.loader.plain import decode_plain
 from understudy.loader.request import Request
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 CLIP, VIEWS = Clip(4, 2, 16), Views(2, scale=(0.5, 1.0))
 
@@ -319,7 +319,7 @@ def test_a_program_that_never_closes_its_loader_still_ends(corpus: Corpus) -> No
     program = (
         "import sys\n"
         "from understudy.loader import Clip, ClipLoader, LoaderSource, Views\n"
-        "from understudy.shards.manifest import Corpus\n"
+        "from understudy.shards.corpus import Corpus\n"
         "loader = ClipLoader([LoaderSource(Corpus.open(sys.argv[1]))], Clip(4, 1, 16), Views(2), 16, 0, threads=3)\n"
         "next(loader)\n"
         "raise SystemExit(7)\n"

@@ -17,10 +17,10 @@ from understudy.loader import Clip, ClipLoader, EvalLoader, EvalViews, LoaderSou
 from understudy.loader.decode import choose_decoder
 from understudy.loader.reference import decode_reference
 from understudy.loader.request import BatchDecoder, Request
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus
 
 pytest.importorskip("nvidia.dali")
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))

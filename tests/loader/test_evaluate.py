@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from understudy.loader import Clip, EvalLoader, EvalViews
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 CLIP = Clip(4, 2, 16)
 

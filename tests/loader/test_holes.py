@@ -20,10 +20,10 @@ from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
 from understudy.loader.read import ShardReader
 from understudy.loader.views import hole_shares
 from understudy.shards.cache import Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.holes import CELL, holes_of, holes_record, read_holes
 from understudy.shards.kinds import Codec
 from understudy.shards.lint import lint
-from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

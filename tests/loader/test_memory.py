@@ -8,7 +8,7 @@ import torch
 
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
 from understudy.loader.memory import ALIGNMENT, Memory
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def address(array: np.ndarray) -> int:

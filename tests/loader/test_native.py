@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from understudy.loader.native import decode_native, native_kernels, native_status, set_threads
 from understudy.loader.reference import decode_reference
 from understudy.loader.request import Request
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
 from seeds import jpegs, picture
@@ -251,7 +251,7 @@ for threads, started in [(3, 2), (2, 2), (50, 5), (0, 5)]:
 def test_a_loader_has_the_kernel_keep_to_its_threads(corpus: Corpus) -> None:
     in_fresh_process(f"""
 from understudy.loader import Clip, ClipLoader, EvalLoader, EvalViews, LoaderSource, Views
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 corpus = Corpus.open({os.fspath(corpus.root)!r})
 with ClipLoader([LoaderSource(corpus)], Clip(8, size=32), Views(1), 4, 0, "native", threads=1) as loader:
     for _ in range(4):

@@ -18,7 +18,7 @@ from understudy.loader.plain import decode_plain, resize_crop
 from understudy.loader.reference import decode_reference
 from understudy.loader.reference import resize_crop as right_crop
 from understudy.loader.request import Request
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 sys.path.insert(0, str(Path(__file__).parent))
 from test_reference import HEIGHT, WIDTH, mjpeg_payload, mp4_payload, request, video

@@ -13,8 +13,8 @@ from understudy.cli.main import main
 from understudy.cli.profile import as_text
 from understudy.loader import Clip, Views
 from understudy.loader.profile import Pipeline, Profile, profile, trace_batches
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 STAGES = ["order", "read", "decode", "deliver"]
 

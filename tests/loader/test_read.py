@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from understudy.loader.read import ShardReader
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 
 def open_files(folder: Path) -> int:

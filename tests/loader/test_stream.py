@@ -28,9 +28,9 @@ from understudy.shards import fetch as fetching
 from understudy.shards import remote as remotes
 from understudy.shards import web
 from understudy.shards.cache import Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import Blob, StoppedError
-from understudy.shards.manifest import Corpus
 
 CLIP, VIEWS = Clip(4, 2, 16), Views(2, scale=(0.5, 1.0))
 

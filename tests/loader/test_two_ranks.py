@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def test_two_processes_see_every_sample_once_in_the_order_of_one(corpus: Corpus, tmp_path: Path) -> None:

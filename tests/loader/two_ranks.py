@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from understudy.loader import Clip, ClipLoader, EvalLoader, EvalViews, LoaderSource, Views
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 def main(root: str, out: str) -> None:

@@ -21,15 +21,16 @@ import understudy.privacy.audit as audit
 from understudy.privacy.audit import AuditConfig, check_independent, look
 from understudy.privacy.audit_clips import Clip, Shape, halved, open_footage, tar_clips
 from understudy.privacy.audit_run import run_audit
-from understudy.privacy.bounds import mean_lower, share_upper
+from understudy.privacy.bounds import Clips, share_upper
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
 from understudy.privacy.report import summary
 from understudy.shards.audited import load_audit, require_audit, save_audit
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Kind
-from understudy.shards.manifest import Corpus, Sample, Shard, encode_samples, read_samples
+from understudy.shards.manifest import Sample, Shard, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source
@@ -113,10 +114,11 @@ def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
     }  # fmt: skip
     assert body["clips"]["found"] == 0.1 and body["frames"]["found"] == pytest.approx(0.05)
     assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5)}}
+    half = Clips([0.5] * 10, range(10))
     # Half of the canaries' frames show nobody: what is seen of them, not how many, is what the bounds are divided by.
-    assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / mean_lower([0.5] * 10, 0.025))
+    assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / half.lower(0.025))
     assert body["frames"]["bound"] > body["frames"]["found_upper"] > 0.05
-    assert body["clips"]["least"] == pytest.approx(share_upper(0, 40, 0.025) / mean_lower([0.5] * 10, 0.025))
+    assert body["clips"]["least"] == pytest.approx(share_upper(0, 40, 0.025) / half.lower(0.025))
     assert 0 < body["frames"]["least"] < body["frames"]["bound"]
     assert {row["key"] for row in body["worst"]} <= set(Corpus.open(root).keys) and len(body["worst"]) == 4
     assert body["findings"] == [] and "had nobody been seen" in summary(body)

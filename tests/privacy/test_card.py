@@ -18,8 +18,9 @@ import pytest
 from understudy.privacy.card import check_unwritten, dataset_card, datasheet, gather
 from understudy.privacy.card_croissant import CONTEXT, TABLE, clip_table, croissant
 from understudy.shards.audited import save_audit
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus, Manifest
+from understudy.shards.manifest import Manifest
 from understudy.shards.plan import refused_list
 from understudy.shards.tarshard import read_spans
 

@@ -24,11 +24,12 @@ from PIL import Image, PngImagePlugin
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import check_jpeg
 from understudy.privacy.check_shards import check_footage, linkable_keys
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
 from understudy.shards.keys import sample_key
 from understudy.shards.kinds import Codec
-from understudy.shards.manifest import Corpus, Manifest, encode_samples, read_samples
+from understudy.shards.manifest import Manifest, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import Source

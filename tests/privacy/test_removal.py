@@ -15,15 +15,15 @@ from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
 from understudy.loader.read import ShardReader
 from understudy.privacy.fill import Shot, flat
-from understudy.privacy.removal import Removal, read_with_holes, read_without_people, remove_from_all
+from understudy.privacy.removal import Removal, read_with_holes, read_without_people, remove_from_all, tools
 from understudy.privacy.removal_record import CLIPS, RECORD, check_kept, keeps_holes, read_record
 from understudy.privacy.remove import Limits, Settings
 from understudy.shards.collect import folder_sources
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.ingest import native, read_video
 from understudy.shards.lint import lint
-from understudy.shards.manifest import Corpus
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
 from understudy.shards.sources import RefusedError, Source
@@ -78,6 +78,13 @@ def test_a_folder_of_videos(clips: tuple[list[Source], Path], tmp_path: Path) ->
             assert not of_person(np.stack(list(read_video(source, fps=8, short_side=96)))).any()
     assert len(list((tmp_path / "sheets").glob("*.png"))) == 3
     assert len(list(out.rglob("*.mp4"))) == 2
+
+
+def test_what_the_gate_lacks_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNDERSTUDY_WEIGHTS", str(tmp_path))
+    with pytest.raises(UserError, match="run: ") as error:
+        tools(Removal(masks=tmp_path, gate=("face", "openimages", "mtcnn")))
+    assert all(package in str(error.value) for package in ("mediapipe", "facenet-pytorch", "objectron"))
 
 
 def test_killed_and_run_again(clips: tuple[list[Source], Path], tmp_path: Path) -> None:

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.frames import decode_frames
-from understudy.shards.manifest import MEMBERS, Corpus
+from understudy.shards.manifest import MEMBERS
 from understudy.shards.tarshard import read_spans
 
 

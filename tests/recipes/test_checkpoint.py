@@ -38,7 +38,7 @@ def test_a_disk_that_is_full_at_a_checkpoint_is_told_in_one_line(tmp_path: Path)
     done = subprocess.run([sys.executable, "-c", FULL, *arguments], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
-    told = "mixed: no space left on the disk; make room and run the same command again, it goes on where it was"
+    told = "mixed: no space left on the disk; make room and run the same command again"
     assert done.stderr.splitlines()[-1] == told
     stage = tmp_path / "run" / "stage1"
     assert [path.name for path in stage.glob("*step-*")] == ["step-00000002"]

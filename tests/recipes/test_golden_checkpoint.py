@@ -23,9 +23,10 @@ from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
 from understudy.models.align import Aligner
 from understudy.models.vit import ViTConfig
 from understudy.recipes import train
-from understudy.recipes.train import Stage, StageReport, train_stage
+from understudy.recipes.stage import Stage, StageReport
+from understudy.recipes.train import train_stage
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 VIT = ViTConfig(frames=2, size=8, tubelet=2, patch=4, width=8, depth=1, heads=2, mlp_ratio=2)
 MATRICES = {

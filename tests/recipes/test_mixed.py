@@ -35,9 +35,9 @@ from understudy.recipes.outcome import Outcome
 from understudy.recipes.start import make_accelerator, open_corpora, told_in_one_line
 from understudy.recipes.table import PRETRAINING, results_table
 from understudy.recipes.transfer import demo as transfer_demo
+from understudy.shards.corpus import Corpus
 from understudy.shards.demo import make_demo
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 ROOT = Path(__file__).parents[2]
 TINY = [

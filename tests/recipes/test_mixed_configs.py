@@ -15,8 +15,8 @@ from understudy.models.mae import MaskedAutoencoder, visible_tokens
 from understudy.models.optim import parameter_groups
 from understudy.recipes.configs import MixedConfig, as_released, demo, ppma
 from understudy.recipes.mixed import command_line
+from understudy.recipes.stage import Stage
 from understudy.recipes.stages import blend_rows
-from understudy.recipes.train import Stage
 from understudy.shards.errors import UserError
 
 # What the paper's stages are (epochs x steps, warm-up epochs, first, peak and last rate, weight decay, betas).

@@ -12,7 +12,7 @@ import torch
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
 from understudy.loader.batch import LEAD
 from understudy.recipes.train import AHEAD, Pace
-from understudy.shards.manifest import Corpus
+from understudy.shards.corpus import Corpus
 
 
 class Gpu:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from understudy.models import MaskedAutoencoder, VideoClassifier, VideoViT, load
 from understudy.models.align import SHARED, head_name
 from understudy.models.mae import draw_masks
 from understudy.models.whole import load_autoencoder, load_classifier
+from understudy.recipes import share as share_module
 from understudy.recipes import stages
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.mixed import command_line, main
@@ -92,6 +95,20 @@ def test_what_cannot_be_shared_is_refused(run: Path, tmp_path: Path) -> None:
         share(Share(run / "stage2", tmp_path / "x", licence="mit", what="autoencoder"))
     with pytest.raises(UserError, match="names the head of a classifier"):
         share(Share(run / "stage2", tmp_path / "x", licence="mit", corpus="bars"))
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_nothing(run: Path, tmp_path: Path) -> None:
+    script = (
+        "import resource, runpy, sys\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, -1))\n"
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+    )
+    shared = tmp_path / "shared"
+    arguments = [share_module.__file__, run / "stage2", shared, "--licence=mit"]
+    done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=False)
+    told = "share: no space left on the disk; make room and run the same command again"
+    assert (done.returncode, done.stderr.splitlines()) == (1, [told])
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("switches", [(), ("--shared-head", "--stage1.ema=0.5", "--stage2.ema=0.5")])

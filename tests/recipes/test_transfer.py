@@ -33,8 +33,8 @@ from understudy.recipes.finetune import AverageConfig, learn_average
 from understudy.recipes.probing import Scores, kept_scores, probe_linearly
 from understudy.recipes.table import results_table
 from understudy.recipes.transfer import TransferConfig, command_line, main
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 from understudy.shards.pack import PackConfig, pack
 from understudy.shards.sources import Source
 

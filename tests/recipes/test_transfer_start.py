@@ -16,8 +16,8 @@ from understudy.models.vit import VideoViT, ViTConfig
 from understudy.recipes.entries import open_model
 from understudy.recipes.features import frozen_features
 from understudy.recipes.transfer import check, command_line, main
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-from understudy.shards.manifest import Corpus
 
 VIT = ViTConfig(frames=4, size=32, patch=8, width=32, depth=1, heads=2)
 CLIP = Clip(frames=4, stride=1, size=32)

@@ -11,11 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.demo import DEMO_CORPORA, demo_scene, demo_sources, make_demo, read_demo, render
 from understudy.shards.errors import UserError
 from understudy.shards.figure import PARTS
 from understudy.shards.lint import lint
-from understudy.shards.manifest import SAMPLES, Corpus
+from understudy.shards.manifest import SAMPLES
 
 NAMES = [corpus.name for corpus in DEMO_CORPORA]
 CLASSES = {corpus.name: corpus.classes for corpus in DEMO_CORPORA}

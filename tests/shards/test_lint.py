@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from understudy.shards import lint as linting
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.lint import lint
-from understudy.shards.manifest import MEMBERS, Corpus, Manifest, Sample, encode_samples, read_samples
+from understudy.shards.manifest import MEMBERS, Manifest, Sample, encode_samples, read_samples
 from understudy.shards.tarshard import read_spans, write_shard
 
 Members = dict[str, bytes]

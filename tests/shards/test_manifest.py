@@ -22,10 +22,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from understudy.shards import columns
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 from understudy.shards.lint import lint
-from understudy.shards.manifest import Corpus, Manifest, Sample, Shard, encode_samples, read_samples
+from understudy.shards.manifest import Manifest, Sample, Shard, encode_samples, read_samples
 
 MANIFEST = Manifest(
     name="tiny",

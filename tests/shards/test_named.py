@@ -19,9 +19,9 @@ import understudy.cli.main
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
 from understudy.models.classify import VideoClassifier
 from understudy.models.vit import ViTConfig
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.frame_folders import frame_files, read_video_or_frames
-from understudy.shards.manifest import Corpus
 from understudy.shards.named import NAMED, Layout, find_named, locate, stem_of
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.splits import UAV_TEST_PERSONS

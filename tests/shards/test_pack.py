@@ -24,11 +24,11 @@ import pytest
 import zstandard
 from fake_readers import read_by_name, read_moving_bar, read_nothing, read_slowly
 
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.keys import load_secret, sample_key
 from understudy.shards.kinds import Codec
 from understudy.shards.lint import lint
-from understudy.shards.manifest import Corpus
 from understudy.shards.pack import PackConfig, pack
 from understudy.shards.plan import locked, refused_list
 from understudy.shards.sources import Source

@@ -14,9 +14,10 @@ from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
 
 from understudy.shards import fetch as fetching
 from understudy.shards.cache import Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.info import describe
-from understudy.shards.manifest import MANIFEST, SAMPLES, Corpus, Manifest
+from understudy.shards.manifest import MANIFEST, SAMPLES, Manifest
 from understudy.shards.redact import hide, protect_logs, redact
 from understudy.shards.remote import Remote, parse_address
 

@@ -23,10 +23,11 @@ from faults import ENDED, RECOVERED, Fault, FaultServer  # pyright: ignore[repor
 from understudy.loader import Clip, ClipLoader, LoaderSource, Views
 from understudy.shards import publish as publishing
 from understudy.shards.cache import Cache
+from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import fetch
 from understudy.shards.lint import lint
-from understudy.shards.manifest import MANIFEST, Corpus
+from understudy.shards.manifest import MANIFEST
 from understudy.shards.publish import publish
 from understudy.shards.redact import protect_logs
 from understudy.shards.remote import Remote, parse_address
