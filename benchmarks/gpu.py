@@ -341,7 +341,7 @@ def _free(device: torch.device) -> None:
 
 def _peak(device: torch.device) -> float | None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    if "NVL" in name or "PCIe" in name:
+    if any(part in name for part in ("NVL", "PCIe", "MIG")):
         return None
     return next((peak for part, peak in PEAKS.items() if part in name), None)
 

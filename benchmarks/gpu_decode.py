@@ -67,7 +67,10 @@ def decoded(
 def agreement(name: str, corpus: Corpus, clip: Clip, device: torch.device, samples: int) -> dict[str, Any]:
     """How far the clips of the decoder `name` are from the reference's: mean and 99th percentile, in steps of 255."""
     requests = requests_of(corpus, clip, views=4)[:samples]
-    clips, reasons = decoded(choose_decoder(name, corpus.manifest.codec, device), requests, clip.size)
+    decoder = choose_decoder(name, corpus.manifest.codec, device)
+    if isinstance(decoder, BatchDecoder):
+        _only_there(decoder, requests)
+    clips, reasons = decoded(decoder, requests, clip.size)
     expected, _ = decoded(decode_reference, requests, clip.size)
     difference = np.abs(clips.astype(np.int16) - expected)
     mean, high = float(difference.mean()), float(np.percentile(difference, 99))
@@ -116,9 +119,7 @@ def bad_sample(name: str, corpus: Corpus, clip: Clip, device: torch.device) -> d
 def batch_rate(decoder: BatchDecoder, corpus: Corpus, clip: Clip, views: int, samples: int, seconds: float) -> Rate:
     """How fast a decoder makes batches of `samples` videos out of bytes in memory, on its device."""
     requests = requests_of(corpus, clip, views)
-    refused = next(filter(None, map(decoder.check, requests)), None)  # asked by the loader's threads, not timed here
-    if refused:
-        raise ValueError(f"samples are not decoded by it: {refused}")
+    _only_there(decoder, requests)  # asked by the loader's threads, not timed here
     batches = cycle(_batches(requests, samples))
     shape = (samples, views, 3, clip.frames, clip.size, clip.size)
     # Two, as a loader has: one is read while the next is written.
@@ -138,6 +139,9 @@ def loader_rate(
     corpus: Corpus, clip: Clip, views: int, samples: int, decoder: str, device: torch.device, seconds: float
 ) -> Rate:
     """The same of the whole loader: shards read, decoded, copied to the device, and nothing done with the batches."""
+    chosen = choose_decoder(decoder, corpus.manifest.codec, device)
+    if isinstance(chosen, BatchDecoder):
+        _only_there(chosen, requests_of(corpus, clip, views))
     with ClipLoader(
         [LoaderSource(corpus)], clip, Views(views), samples * views, SEED, decoder, device=device
     ) as loader:
@@ -150,6 +154,13 @@ def loader_rate(
         if loader.skipped:
             raise ValueError(f"samples were skipped: {loader.skipped}")
         return rate
+
+
+def _only_there(decoder: BatchDecoder, requests: Sequence[Request]) -> None:
+    """Raises ValueError where some would be decoded on the host, or not at all: what is measured then is not it."""
+    refused = next(filter(None, map(decoder.check, requests)), None)
+    if refused:
+        raise ValueError(f"samples are not decoded by it: {refused}")
 
 
 def torchvision_rate(corpus: Corpus, clip: Clip, samples: int, device: torch.device, seconds: float) -> Rate:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Literal
 
@@ -21,18 +22,18 @@ from numpy.typing import NDArray
 
 from understudy.loader.batch import default_threads
 from understudy.loader.decode import choose_decoder
-from understudy.loader.mp4 import read_mp4
+from understudy.loader.mp4 import Mp4, read_mp4
 from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Codec
 
-# One pipeline keeps about one NVDEC engine busy, and an H100 or H200 has seven. For JPEGs one is enough: nvJPEG spreads
-# a batch by itself.
-PIPELINES: dict[Codec, int] = {"mjpeg": 1, "h264": 7}
+# One spreads a batch over nvJPEG, or over all NVDEC engines: it has a decoder a thread (NVIDIA/DALI issue 6387). Several
+# would share memory that `decoders.video` gives back before the stream is done with it, which only one stream bears.
+PIPELINES: dict[Codec, int] = {"mjpeg": 1, "h264": 1}
 # Batches in a row that DALI refuses and the host decodes whole: then it is not the data. One is enough at the start.
 UNEXPLAINED = 10
 DALI_ERRORS = (RuntimeError, ValueError, IndexError)  # the forms that C++ exceptions take
-HOST = "host"  # a verdict: to be decoded by the host
+HOST = "host: "  # how verdicts begin whose samples are to be decoded by the host
 # DALI 2.4 keeps decoders of NVDEC by the size that is shown and looks for them by the size that is coded. Where they
 # differ it makes a new one for every video, and can take one of another height, whose colours are then wrong.
 MACROBLOCK = 16
@@ -41,6 +42,7 @@ FRAMES = "frames: fewer than the corpus says"
 # By the number in a `colr` box. DALI converts every video by BT.601's matrix, which the shards have; without a number,
 # it is what the reference takes too.
 BT601 = (2, 5, 6)
+SLICES = (1, 5)  # units of a frame that hold pixels: H.264's nal_unit_type
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def dali_decoder(
     threads = default_threads() if threads is None else threads
     host = choose_decoder("auto", codec)
     assert not isinstance(host, BatchDecoder)
-    decoder = _DaliDecoder(codec, device, pipelines, max(1, threads // pipelines), host)
+    decoder = _DaliDecoder(codec, device, pipelines, threads, host)
     return BatchDecoder(device, check, decoder.decode)
 
 
@@ -82,6 +84,7 @@ class _DaliDecoder:
         self._lent: deque[tuple[torch.cuda.Event, list[Any]]] = deque()  # DALI's memory, until a stream has read it
         self._worked = False
         self._unexplained = 0
+        self._told = False
 
     def decode(
         self, requests: Sequence[Request | None], verdicts: Sequence[str | None], out: torch.Tensor
@@ -95,8 +98,11 @@ class _DaliDecoder:
                 continue
             if verdict is None:
                 here.append(i)
-            elif verdict == HOST:
+            elif verdict.startswith(HOST):
                 on_host.append(i)
+                if not self._told:
+                    self._told = True
+                    log.warning("some samples are decoded on the host instead of by DALI (%s)", verdict)
             else:
                 reasons[i] = verdict
         if here:
@@ -172,7 +178,7 @@ class _DaliDecoder:
         on_gpu = self._device.type == "cuda"
         pipeline: Any = Pipeline(
             batch_size=requests * (frames if self._codec == "mjpeg" else 1),
-            num_threads=self._threads,
+            num_threads=max(1, self._threads // self._count),
             device_id=self._device.index if on_gpu else None,
             prefetch_queue_depth=1,  # batches come one by one, and the loader is ahead by itself
         )
@@ -215,7 +221,9 @@ class _DaliDecoder:
             return
         some = [request for i in which if (request := requests[i]) is not None]
         clips = np.empty((len(some), *out.shape[1:]), np.uint8)
-        for i, reason, clip in zip(which, self._host(some, clips), clips):
+        with ThreadPoolExecutor(self._threads) as pool:
+            answers = list(pool.map(lambda i: self._host(some[i : i + 1], clips[i : i + 1])[0], range(len(some))))
+        for i, reason, clip in zip(which, answers, clips):
             reasons[i] = reason
             out[i].copy_(torch.from_numpy(clip))
 
@@ -266,17 +274,46 @@ def _graph(codec: Codec, on_gpu: bool, views: int, size: int) -> list[Any]:
 
 
 def check(request: Request) -> str | None:
-    """None if DALI may have it, HOST for what other decoders do better, else why it can't be used."""
+    """None if DALI may have it, HOST and why for what other decoders do better, else why it can't be used.
+
+    Of a damaged video DALI gives what it has in memory, or other frames, without a word. What is not whole is left to
+    the host therefore; bits that are wrong inside of a slice are not noticed.
+    """
     if len(request.crops) and not _inside(request.crops, request.width, request.height):
         return "crop: not inside the frame"
     if request.codec == "mjpeg":
         return _check_jpegs(request)
-    file = read_mp4(request.payload[0])
-    if file is None or request.width % MACROBLOCK or request.height % MACROBLOCK:
-        return HOST
-    if int(request.frames.min()) < 0 or int(request.frames.max()) >= len(file.sizes):
+    data = memoryview(request.payload[0])
+    file = read_mp4(data)
+    if file is None:
+        return f"{HOST}no plain mp4"
+    if request.width % MACROBLOCK or request.height % MACROBLOCK:
+        return f"{HOST}{request.width} x {request.height}, and NVDEC takes multiples of {MACROBLOCK}"
+    last = int(request.frames.max())
+    if int(request.frames.min()) < 0 or last >= len(file.sizes):
         return FRAMES
-    return None if _matrix(request.payload[0]) in BT601 else HOST
+    if len(np.unique(request.frames)) < len(request.frames):  # for each that comes again it starts from the beginning
+        return f"{HOST}frames that are repeated"
+    if _matrix(data) not in BT601:
+        return f"{HOST}colours by another matrix than BT.601"
+    return None if _whole(data, file, last) else f"{HOST}damaged frames"
+
+
+def _whole(data: memoryview, file: Mp4, last: int) -> bool:
+    """Whether each frame up to number `last` is filled by units of a length of their own, a slice among them."""
+    if file.configuration[4] & 3 != 3:  # lengths of 4 bytes, as FFmpeg writes them
+        return False
+    for at, size in zip(file.offsets[: last + 1].tolist(), file.sizes[: last + 1].tolist()):
+        end, pixels = at + size, False
+        while at < end:
+            length = int.from_bytes(data[at : at + 4], "big")
+            if length < 1 or at + 4 + length > end:
+                return False
+            pixels |= data[at + 4] & 31 in SLICES
+            at += 4 + length
+        if not pixels:
+            return False
+    return True
 
 
 def _inside(boxes: NDArray[np.int32], width: int, height: int) -> bool:

@@ -30,7 +30,7 @@ def choose_decoder(
     if name == "dali":
         from understudy.loader.dali import dali_decoder
 
-        return dali_decoder(codec, device)
+        return dali_decoder(codec, device, threads=threads or None)
     if name == "native":
         from understudy.loader.native import check_native, decode_native
 

@@ -1,6 +1,6 @@
 """All that a stage trained, in one file: what its header says, and reading the model again that it is of.
 
-A masked autoencoder keeps its decoder so, and an aligned encoder the head of each corpus.
+A masked autoencoder keeps its decoder so, an aligned encoder the head of each corpus, a fine-tuned one its head.
 """
 
 from __future__ import annotations
@@ -33,6 +33,11 @@ def whole_header(module: MaskedAutoencoder | Aligner, classes: Mapping[str, Sequ
     return {**header(module.encoder.config), **own}
 
 
+def classifier_header(config: ViTConfig, corpus: str, classes: Sequence[str]) -> dict[str, str]:
+    """Metadata for a safetensors file of the weights of a classifier that was trained on `corpus` alone."""
+    return {**header(config), CLASSES: json.dumps({corpus: list(classes)})}
+
+
 def load_autoencoder(stage: str | Path) -> MaskedAutoencoder:
     """The masked autoencoder that a stage of a run trained, its decoder included, in eval mode. Raises ValueError."""
     weights, about = _read(Path(stage))
@@ -43,21 +48,25 @@ def load_autoencoder(stage: str | Path) -> MaskedAutoencoder:
     return model.eval()
 
 
-def load_classifier(stage: str | Path, corpus: str) -> tuple[VideoClassifier, list[str]]:
-    """The encoder that a stage of a run aligned with its head for `corpus`, in eval mode, and the names of the classes.
+def load_classifier(stage: str | Path, corpus: str | None = None) -> tuple[VideoClassifier, list[str]]:
+    """An encoder with its head for `corpus`, in eval mode, and the names of the classes: of a stage2, or fine-tuned by
+    transfer.py, which has a head for one corpus only, so that `corpus` may be left out.
 
     Of a head that all corpora share, the outputs that `corpus` has labels for. Raises ValueError.
     """
     weights, about = _read(Path(stage))
     classes: dict[str, list[str]] = json.loads(about.get(CLASSES, "{}"))
+    if corpus is None and len(classes) == 1:
+        (corpus,) = classes
     if corpus not in classes:
         known = f"it has heads for {', '.join(classes)}" if classes else "it was not aligned, name a stage2"
         raise ValueError(f"{stage}: no head for a corpus {corpus!r}; {known}")
     model = VideoClassifier(ViTConfig(**json.loads(about[METADATA])), len(classes[corpus]))
     own = {name: tensor for name, tensor in weights.items() if name.startswith("encoder.")}
-    head = f"heads.{SHARED}" if f"heads.{SHARED}.weight" in weights else f"heads.{head_name(corpus)}"
-    if f"{head}.weight" not in weights:
-        raise ValueError(f"{stage}: has no {head}, so that another version wrote it; train it again")
+    names = ("head", f"heads.{SHARED}", f"heads.{head_name(corpus)}")
+    head = next((name for name in names if f"{name}.weight" in weights), None)
+    if head is None:
+        raise ValueError(f"{stage}: has no {names[-1]}, so that another version wrote it; train it again")
     for part in ("weight", "bias"):
         own[f"head.{part}"] = weights[f"{head}.{part}"][: len(classes[corpus])]
     load_strictly(model, own, str(stage))

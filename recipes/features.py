@@ -27,7 +27,7 @@ from understudy.shards.errors import UserError
 from understudy.shards.files import fsync_folder
 
 Level = Literal["pooled", "tokens"]
-FORMAT = 1  # of what lies in a cache: features and results of another format are made anew
+FORMAT = 2  # of what lies in a cache: features and results of another format are made anew
 DTYPES: dict[Level, tuple[str, type, torch.dtype]] = {
     "pooled": ("F32", np.float32, torch.float32),
     "tokens": ("F16", np.float16, torch.float16),

@@ -5,7 +5,6 @@ Each is a stage of `train.py`: resumed after a kill, the same on any number of r
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -20,14 +19,13 @@ from understudy.models.align import mixed_cross_entropy
 from understudy.models.augment import Augment, augment_batch
 from understudy.models.average import AdaptiveAverage, Mixing
 from understudy.models.classify import VideoClassifier
-from understudy.models.loading import header
 from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
-from understudy.models.whole import MODEL
+from understudy.models.whole import MODEL, classifier_header
 from understudy.recipes.checkpoint import save_tensors
 from understudy.recipes.features import cache_name, encoder_key, one_pass
 from understudy.recipes.stage import Stage, StageReport
-from understudy.recipes.train import ENCODER, REPORT, step_seed, train_stage
+from understudy.recipes.train import ENCODER, step_seed, train_stage
 from understudy.shards.corpus import Corpus
 
 SCORES = "scores.safetensors"
@@ -126,7 +124,8 @@ class AverageClassifier(nn.Module):
 @dataclass(frozen=True)
 class Finetuned:
     """Scores of a fine-tuned model: `logits` float32 (videos, classes), averaged over views, and `ok` (videos,); what
-    training says of itself, the views of the validation videos scored in a second, and the file that the scores are in.
+    training says of itself, the views of the validation videos scored in a second, and the file that the scores are in,
+    beside the model itself.
     """
 
     logits: Tensor
@@ -197,7 +196,8 @@ def learn_average(
     average = AdaptiveAverage(encoders, config.mixing, config.drop_path)
     model = AverageClassifier(average, len(train.manifest.classes))
     joint = _trained(accelerator, name, model, train, val, clip, views, config, 0, out, threads)
-    average.load_state_dict(load_file(out / name / ENCODER))
+    weights = load_file(out / name / MODEL).items()
+    average.load_state_dict({key.removeprefix("encoder."): v for key, v in weights if key.startswith("encoder.")})
     return Averaged(average.merged(), tuple(average.mixing.softmax(dim=1).mean(dim=0).tolist()), joint)
 
 
@@ -216,10 +216,7 @@ def _trained(
 ) -> Finetuned:
     """Train a model on `train` and score it on `val`, of which what lies in `out/NAME` already is not done again."""
     stage = config.stage(len(train))
-    scores, whole, done = (out / name / file for file in (SCORES, MODEL, REPORT))
-    if accelerator.is_main_process and done.exists() and not scores.exists() and not whole.exists():
-        shutil.rmtree(out / name)  # somebody took the scores away, for which the head that is gone is needed
-    accelerator.wait_for_everyone()
+    scores, whole, encoder = (out / name / file for file in (SCORES, MODEL, ENCODER))
 
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         clips, other, share = augment_batch(
@@ -252,7 +249,7 @@ def _trained(
             save_every=500,
             compiled=False,
             corpora=[train],
-            model_header=header(module.encoder.config),
+            model_header=classifier_header(module.encoder.config, train.manifest.name, train.manifest.classes),
         )
     if not scores.exists():
         module.load_state_dict(load_file(whole))  # it may have been trained before a kill
@@ -263,7 +260,7 @@ def _trained(
             save_tensors(scores, {"logits": logits, "ok": ok, "speed": torch.tensor(speed, dtype=torch.float64)})
         accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        whole.unlink(missing_ok=True)
+        encoder.unlink(missing_ok=True)  # it is a part of the whole
     saved = load_file(scores)
     return Finetuned(saved["logits"], saved["ok"], report, float(saved["speed"]), scores)
 

@@ -20,8 +20,8 @@ from understudy.models.vit import ViTConfig
 from understudy.models.whole import load_autoencoder, load_classifier
 from understudy.recipes.checkpoint import os_errors
 from understudy.recipes.features import weights_digest
-from understudy.recipes.start import told_in_one_line
 from understudy.recipes.outcome import START, training_of
+from understudy.recipes.start import told_in_one_line
 from understudy.recipes.table import PROTOCOLS
 from understudy.recipes.train import LEDGER
 from understudy.shards.errors import UserError

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from understudy.loader import Clip, ClipLoader, EvalLoader, EvalViews, LoaderSource, Views, dali
 from understudy.loader.decode import choose_decoder
+from understudy.loader.mp4 import read_mp4
 from understudy.loader.reference import decode_reference
 from understudy.loader.request import BatchDecoder, Request
 from understudy.shards.corpus import Corpus
@@ -36,6 +37,13 @@ GPU = pytest.param("cuda", marks=pytest.mark.gpu)
 def video(seed: int, width: int = WIDTH, height: int = HEIGHT, frames: int = STORED) -> list[NDArray[np.uint8]]:
     """Pictures with edges and noise, all different."""
     return [picture(width, height, 100 * seed + i) for i in range(frames)]
+
+
+def soft(pictures: list[NDArray[np.uint8]]) -> list[NDArray[np.uint8]]:
+    """The same with colours that change slowly: the luma of each, tinted from left to right."""
+    tint = np.linspace(-30, 30, WIDTH)[:, None] * np.array([1.0, 0.0, -1.0])
+    luma = [picture @ np.array([0.299, 0.587, 0.114]) * 0.75 + 32 for picture in pictures]
+    return [np.rint(grey[..., None] + tint).astype(np.uint8) for grey in luma]
 
 
 def sample(seed: int, codec: Codec = "mjpeg", width: int = WIDTH, height: int = HEIGHT) -> tuple[bytes, ...]:
@@ -249,15 +257,38 @@ def test_what_nvdec_may_have_of_h264() -> None:
     assert check(request((data,), "h264")) is None
     assert check(request((data,), "h264", (0, 12))) == "frames: fewer than the corpus says"
     assert check(request((data,), "h264", (-1, 0))) == "frames: fewer than the corpus says"
-    assert check(request((b"junk" * 50,), "h264")) == "host"
-    assert check(request((data[: len(data) // 2],), "h264")) == "host"
+    assert check(request((b"junk" * 50,), "h264")) == "host: no plain mp4"
+    assert check(request((data[: len(data) // 2],), "h264")) == "host: no plain mp4"
+    assert check(request((data,), "h264", (0, 11, 4, 4))) == "host: frames that are repeated"
     # Of sides that are no multiples of 16, for which DALI would make a new decoder each time.
     odd = encode(iter(video(1, height=56)), "h264", fps=6, quality=85).members["mp4"]
-    assert check(replace(request((odd,), "h264"), height=56, crops=np.array([[0, 0, 96, 56]], np.int32))) == "host"
+    assert check(replace(request((odd,), "h264"), height=56, crops=np.array([[0, 0, 96, 56]], np.int32))) == (
+        "host: 96 x 56, and NVDEC takes multiples of 16"
+    )
     # Whose colours are by another matrix, which DALI does not know of.
     at = data.index(b"colrnclx") + 12
     assert data[at : at + 2] == b"\x00\x06"
-    assert check(request((data[:at] + b"\x00\x01" + data[at + 2 :],), "h264")) == "host"
+    other = data[:at] + b"\x00\x01" + data[at + 2 :]
+    assert check(request((other,), "h264")) == "host: colours by another matrix than BT.601"
+
+
+def test_of_damaged_h264_nvdec_gets_none() -> None:
+    """It would fill in other frames, or what was in its memory, and say nothing."""
+    (data,) = sample(1, "h264")
+    file = read_mp4(data)
+    assert file is not None
+    starts, sizes = file.offsets.tolist(), file.sizes.tolist()
+
+    def verdict(at: int, new: bytes, frames: tuple[int, ...] = WINDOW) -> str | None:
+        return dali.check(request((data[:at] + new + data[at + len(new) :],), "h264", frames))
+
+    assert verdict(0, b"") is None
+    for frame in (0, 7, 8):  # the last that is wanted, and those on which it rests
+        for new in (bytes(sizes[frame]), bytes(4), b"\xff" * 4, (sizes[frame] - 5).to_bytes(4, "big")):
+            assert verdict(starts[frame], new) == "host: damaged frames"
+    assert verdict(starts[9], bytes(sizes[9])) is None  # not needed
+    # Units that are whole, but none of them has pixels: of a type that is to be passed over.
+    assert verdict(starts[8] + 4, bytes([data[starts[8] + 4] & 0xE0 | 12])) == "host: damaged frames"
 
 
 @pytest.mark.parametrize("device", ["cpu", GPU])
@@ -308,16 +339,18 @@ def test_evaluation_pads_and_keeps_windows_together(corpus: Corpus) -> None:
 @pytest.mark.parametrize("pipelines", [1, 3])
 def test_nvdec_agrees_with_the_reference(pipelines: int) -> None:
     decoder = dali.dali_decoder("h264", torch.device("cuda"), pipelines=pipelines)
-    requests = [
-        request(sample(seed, "h264"), "h264", frames) for seed in range(4) for frames in (WINDOW, (0, 11, 4, 4))
-    ]
+    # Of soft colours, like real ones: DALI takes chroma to lie half a luma pixel further right than it does, which shows
+    # where colours change from pixel to pixel.
+    payloads = [tuple(encode(iter(soft(video(s))), "h264", fps=6, quality=85).members.values()) for s in range(4)]
+    # The second kind is decoded on the host.
+    requests = [request(payload, "h264", frames) for payload in payloads for frames in (WINDOW, (0, 11, 4, 4))]
     clips, reasons = made(decoder, *requests)
     assert reasons == [None] * len(requests)
     assert_close(clips, right(*requests))
     (data,) = requests[0].payload
     bad = replace(requests[0], payload=(data[:900] + bytes(400) + data[1300:],))
     clips, reasons = made(decoder, requests[1], bad, requests[2])
-    assert (reasons[0], reasons[2]) == (None, None)
+    assert (reasons[0], reasons[2]) == (None, None) and reasons[1] is not None
     assert_close(clips[[0, 2]], right(requests[1], requests[2]))
     clips, reasons = made(decoder, *requests)
     assert reasons == [None] * len(requests)

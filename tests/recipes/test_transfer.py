@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from understudy.loader import Clip, EvalViews
 from understudy.models.augment import Augment
-from understudy.models.loading import header
+from understudy.models.loading import header, load_encoder
 from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
+from understudy.models.whole import load_classifier
 from understudy.recipes import features, finetune
 from understudy.recipes.entries import open_model
 from understudy.recipes.features import Features, frozen_features
@@ -205,7 +206,7 @@ def test_fine_tuning_learns_and_the_online_probe_does_so_on_a_trunk_that_stays(d
     assert rows["finetune"]["top1"] > 0.8 and rows["online"]["top1"] > 0.8  # chance is 0.33
     assert rows["online"]["rate"] == 5e-2 and rows["online"]["steps"] == 75
     start = open_model("scratch", VIT).encoder.state_dict()
-    tuned, frozen = (load_file(next(tmp_path.glob(f"{p}-*")) / "encoder.safetensors") for p in ("finetune", "online"))
+    tuned, frozen = (load_encoder(next(tmp_path.glob(f"{p}-*")))[0].state_dict() for p in ("finetune", "online"))
     torch.testing.assert_close(frozen, start, rtol=0, atol=0)
     assert all(not torch.equal(tuned[name], tensor) for name, tensor in start.items())
     assert "| online linear | scratch |" in results_table({"rows": [rows["online"]], "differences": []})
@@ -254,16 +255,26 @@ def test_what_was_killed_before_it_was_scored_is_scored_and_not_trained_again(
         reports |= {path: path.stat().st_mtime_ns for path in out.glob("*/report.json") if path not in reports}
     rows = main(config)["rows"]
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/report.json")} == reports and len(reports) == 5
-    kept = {"encoder.safetensors", "ledger.json", "report.json", "scores.safetensors"}
+    kept = {"model.safetensors", "ledger.json", "report.json", "scores.safetensors"}
     assert all({path.name for path in report.parent.iterdir()} == kept for report in reports)
     told = {(row["protocol"], row["model"]): row["seeds_top1"] for row in results_of(finished)["rows"]}
     assert {(row["protocol"], row["model"]): row["seeds_top1"] for row in rows}.items() <= told.items()
     monkeypatch.undo()
     scores = next(out.glob("finetune-*/scores.safetensors"))
     logits = load_file(scores)["logits"]
-    scores.unlink()  # by hand, the head that they are of being gone
+    scores.unlink()
     main(config)
     torch.testing.assert_close(load_file(scores)["logits"], logits, rtol=0, atol=0)
+
+
+def test_fine_tuned_models_are_kept_and_score_as_their_rows_say(finished: Path, data: Path) -> None:
+    val, clip, views = Corpus.open(data / "shades-val"), Clip(frames=4, stride=1, size=32), EvalViews(2, 1)
+    (row,) = (r for r in results_of(finished)["rows"] if (r["protocol"], r["model"]) == ("finetune", "ours"))
+    for file in row["scores"]:
+        model, classes = load_classifier((finished / file).parent)
+        assert classes == list(CLASSES)
+        logits, _ = finetune.score(Accelerator(cpu=True), model, val, clip, views, threads=1)
+        torch.testing.assert_close(logits, load_file(finished / file)["logits"])
 
 
 @pytest.mark.parametrize("level", ["pooled", "tokens"])
