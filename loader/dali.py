@@ -27,7 +27,7 @@ from understudy.loader.request import BatchDecoder, Decoder, Request
 from understudy.shards.errors import UserError
 from understudy.shards.kinds import Codec
 
-# One spreads a batch over nvJPEG, or over all NVDEC engines: it has a decoder a thread (NVIDIA/DALI issue 6387). Several
+# One spreads a batch over nvJPEG, or over all NVDEC engines by a decoder a thread (NVIDIA/DALI issue 6387). Several
 # would share memory that `decoders.video` gives back before the stream is done with it, which only one stream bears.
 PIPELINES: dict[Codec, int] = {"mjpeg": 1, "h264": 1}
 # Batches in a row that DALI refuses and the host decodes whole: then it is not the data. One is enough at the start.

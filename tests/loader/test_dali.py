@@ -339,7 +339,7 @@ def test_evaluation_pads_and_keeps_windows_together(corpus: Corpus) -> None:
 @pytest.mark.parametrize("pipelines", [1, 3])
 def test_nvdec_agrees_with_the_reference(pipelines: int) -> None:
     decoder = dali.dali_decoder("h264", torch.device("cuda"), pipelines=pipelines)
-    # Of soft colours, like real ones: DALI takes chroma to lie half a luma pixel further right than it does, which shows
+    # Of soft colours, like real ones: DALI takes chroma to lie half a luma pixel further right than it is, which shows
     # where colours change from pixel to pixel.
     payloads = [tuple(encode(iter(soft(video(s))), "h264", fps=6, quality=85).members.values()) for s in range(4)]
     # The second kind is decoded on the host.
