@@ -6,10 +6,12 @@ decided in order.py and schedule.py.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -205,6 +207,17 @@ class Loaded:
         return self.batch
 
 
+def _stop_all() -> None:
+    for stop in list(_stops):
+        stop.set()
+
+
+# The interpreter waits for threads before it ends, and these for downloads: a program that died of an error would stay
+# until all are done. The hook is the one by which concurrent.futures waits; what is registered last is called first.
+_stops: weakref.WeakSet[threading.Event] = weakref.WeakSet()
+getattr(threading, "_register_atexit", atexit.register)(_stop_all)
+
+
 def load_ahead(
     plans: Generator[Plan], sample_shape: tuple[int, ...], threads: int, prefetch: int, device: torch.device
 ) -> Generator[Loaded, None, None]:
@@ -218,6 +231,7 @@ def load_ahead(
     delivery = ThreadPoolExecutor(1, thread_name_prefix="understudy-loader-delivery")
     stream = torch.cuda.Stream(device) if device.type == "cuda" else None
     stop = threading.Event()
+    _stops.add(stop)
     under_way: deque[Future[Loaded]] = deque()
     used: deque[torch.cuda.Event] = deque()  # when a GPU is done with each batch that was taken
     memory = Memory(spare=prefetch + 2)

@@ -301,7 +301,7 @@ def check(request: Request) -> str | None:
 
 def _whole(data: memoryview, file: Mp4, last: int) -> bool:
     """Whether each frame up to number `last` is filled by units of a length of their own, a slice among them."""
-    if file.configuration[4] & 3 != 3:  # lengths of 4 bytes, as FFmpeg writes them
+    if len(file.configuration) < 5 or file.configuration[4] & 3 != 3:  # lengths of 4 bytes, as FFmpeg writes them
         return False
     for at, size in zip(file.offsets[: last + 1].tolist(), file.sizes[: last + 1].tolist()):
         end, pixels = at + size, False

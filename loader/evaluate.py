@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import numpy as np
@@ -53,8 +53,7 @@ class EvalLoader:
         rank, world_size = own_rank(rank, world_size)
         samples_per_step = check_batch(batch_size, views.clips * views.crops, rank, world_size)
         self._per_batch = samples_per_step // world_size
-        smallest = max(1, min((shard.nsamples for shard in corpus.manifest.shards), default=1))
-        at_once = min(math.ceil(self._per_batch * (prefetch + 1) / smallest) + 1, len(corpus.manifest.shards))
+        at_once = shards_at_once([shard.nsamples for shard in corpus.manifest.shards], self._per_batch * (prefetch + 1))
         self._room = room_ahead([Demand(corpus, at_once)])
         self._threads = default_threads() if threads is None else threads
         self._feed = Feed(
@@ -83,6 +82,14 @@ class EvalLoader:
         for loaded in load_ahead(ahead, self._sample_shape, self._threads, self._prefetch, self._device):
             self._failures.count(loaded.plan, loaded.reasons)
             yield loaded.take()
+
+
+def shards_at_once(nsamples: Sequence[int], samples: int) -> int:
+    """How many shards so many samples in a row lie in at most, shard i having `nsamples[i]`."""
+    ends = np.cumsum(nsamples)
+    # From the last sample of each shard on.
+    last = np.searchsorted(ends, np.minimum(ends - 1 + samples - 1, ends[-1:] - 1), side="right")
+    return int((last - np.arange(len(ends))).max(initial=0)) + 1
 
 
 def evaluation_plans(feed: Feed, per_batch: int, rank: int, world_size: int) -> Iterator[Plan]:

@@ -82,7 +82,7 @@ def decode_native(requests: Sequence[Request], out: NDArray[np.uint8], threads: 
 def native_status() -> str:
     """One line: what decodes here by default, and where that is not the native kernel how to get it."""
     if not native_kernels():
-        return f"plain, two to four times slower than the native kernel, which was not built: {HOW_TO_BUILD}"
+        return f"plain, two to six times slower than the native kernel, which was not built: {HOW_TO_BUILD}"
     if not fast_kernel():
         return "plain; this processor has no AVX2 or NEON, without which the native kernel is slower"
     try:

@@ -5,9 +5,11 @@ A sample is read whole, and compared with its checksum, when it is first asked f
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import threading
+import weakref
 from collections import OrderedDict
 
 import crc32c
@@ -20,8 +22,8 @@ from understudy.shards.corpus import Corpus
 from understudy.shards.fetch import read_part
 from understudy.shards.holes import read_holes
 
-_FILES = resource.getrlimit(resource.RLIMIT_NOFILE)[0]  # that this process may have open
-OPEN_SHARDS = 256 if _FILES == resource.RLIM_INFINITY else min(256, _FILES // 8)  # of a corpus; there may be several
+OPEN_SHARDS = 256  # of a corpus, at most
+FILES = 65_536  # that this process may have open, if the system lets it: the usual 1,024 would do for 4 such corpora
 ASKED = 8  # samples that are asked whether the corpus says where they were filled in: some may be damaged
 ALONE = 32  # samples of a shard under way that are read by themselves, at most
 ALONE_SHARE = 25  # and altogether no more than one byte in so many of the shards under way: they come a second time
@@ -34,9 +36,25 @@ class _OpenShard:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self.sound = False  # hashed once more since it is open, and right
+        _open_shards.add(self)
 
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+    def close(self) -> None:
+        """Close it at once, whoever may still have it."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+        self.descriptor = -1
+
+    __del__ = close
+
+
+def _close_all() -> None:
+    """In a forked child: its copies would keep the shards in the cache for as long as it lives."""
+    for shard in list(_open_shards):
+        shard.close()
+
+
+_open_shards: weakref.WeakSet[_OpenShard] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_close_all)
 
 
 class ShardReader:
@@ -49,7 +67,7 @@ class ShardReader:
 
     def __init__(self, corpus: Corpus, open_shards: int = OPEN_SHARDS) -> None:
         self.corpus = corpus
-        self._open_shards = open_shards
+        self._open_shards = min(open_shards, _most_files() // 8)  # there may be several corpora
         self._shards: OrderedDict[int, _OpenShard] = OrderedDict()
         self._lock = threading.Lock()
         self._memory = Memory(SPARE_BLOCKS)
@@ -172,10 +190,10 @@ class ShardReader:
         spans, start, end = self._extent(sample)
         try:
             data = self._memory.take(end - start).data
-            held = os.preadv(shard.descriptor, [data], start)
+            whole = _read_into(data, shard.descriptor, start)
         except OSError as error:
             return (), f"read: {os.strerror(error.errno or 0)}"
-        if held != end - start:
+        if not whole:
             return (), "read: the shard ends early"
         payload = _members(data.toreadonly(), start, spans)
         return payload, None if self._is_right(sample, payload) else "crc32c"
@@ -214,10 +232,10 @@ class ShardReader:
             if not 0 <= start < end <= stream_size:
                 return None
             data = self._memory.take(end - start).data
-            held = os.preadv(shard.descriptor, [data], stream + start)
+            whole = _read_into(data, shard.descriptor, stream + start)
         except OSError:
             return None
-        return (data.toreadonly(), (offsets - start).tobytes()) if held == end - start else None
+        return (data.toreadonly(), (offsets - start).tobytes()) if whole else None
 
     def _open(self, number: int, stop: threading.Event | None) -> _OpenShard:
         while True:
@@ -237,8 +255,8 @@ class ShardReader:
                     return shard
 
     def _discarded(self, shard: _OpenShard) -> bool:
-        """Whether it was deleted from the cache, as damaged, after it was opened."""
-        return self.corpus.cache is not None and not os.fstat(shard.descriptor).st_nlink
+        """Whether it was deleted from the cache, as damaged, after it was opened, or closed by a fork."""
+        return shard.descriptor < 0 or (self.corpus.cache is not None and not os.fstat(shard.descriptor).st_nlink)
 
     def _was_damaged(self, number: int, shard: _OpenShard) -> bool:
         """Hash a cached shard again, once while it is open; True where this disk had damaged it, so that it is fetched
@@ -252,6 +270,27 @@ class ShardReader:
             if not shard.sound:
                 shard.sound = not self.corpus.cache.discard_if_damaged(self.corpus.shard_blob(number))
             return not shard.sound
+
+
+@functools.cache
+def _most_files() -> int:
+    """How many files this process may have open, now that its soft limit is as high as it may be."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        return wanted
+    return FILES if soft == resource.RLIM_INFINITY else soft
+
+
+def _read_into(data: memoryview, descriptor: int, start: int) -> bool:
+    """Fill `data` from byte `start` of a file on; False where that ends before. Raises OSError."""
+    while data:
+        held = os.preadv(descriptor, [data], start)  # 2 GiB at most
+        if not held:
+            return False
+        data, start = data[held:], start + held
+    return True
 
 
 def _members(data: memoryview, start: int, spans: list[list[int]]) -> Payload:

@@ -113,7 +113,9 @@ class Cache:
                 raise self._no_use(error) from None
             if not patience_s:
                 return None
-            if part is not None and time.monotonic() - began > patience_s:
+            if part is not None and self._under_way():  # what is read by its downloaders can go when that is over
+                began = time.monotonic()
+            elif part is not None and time.monotonic() - began > patience_s:
                 raise UserError(
                     f"{self.folder}: no room for {blob.remote.name}, all of the {self.limit / 1e9:.3g} GB is in use; "
                     "set UNDERSTUDY_CACHE_LIMIT higher, or run fewer jobs at once"
@@ -128,6 +130,7 @@ class Cache:
         path = self._path(blob)
         partial = path.with_name(f"{blob.sha256}.part")
         kept = False
+        _parts.add(part)
         try:
             if failure is not None and failed_s > began:  # while we waited: trying it all once more takes too long
                 raise type(failure)(str(failure))
@@ -148,6 +151,7 @@ class Cache:
             self._failures[blob.sha256] = (time.monotonic(), error)
             raise
         finally:
+            _parts.discard(part)
             if not kept:
                 partial.unlink(missing_ok=True)
                 os.close(part)
@@ -238,7 +242,17 @@ class Cache:
             fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
         finally:
+            fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked just now has a copy of the descriptor
             os.close(descriptor)
+
+    def _under_way(self) -> bool:
+        """Whether others are downloading: they have room, those that wait for some have an empty file at most."""
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                with suppress(FileNotFoundError):
+                    if _PART.fullmatch(entry.name) and entry.stat().st_size:
+                        return True
+        return False
 
     def _path(self, blob: Blob) -> Path:
         return self.folder / blob.sha256
@@ -249,6 +263,17 @@ class Cache:
         else:
             words = f"can't be used as the cache ({error.strerror}); set UNDERSTUDY_CACHE to a folder on a local disk"
         return UserError(f"{self.folder}: {words}")
+
+
+def _close_parts() -> None:
+    """In a forked child: its copies would keep their files locked for as long as it lives."""
+    for part in _parts:
+        os.close(part)
+    _parts.clear()
+
+
+_parts: set[int] = set()  # descriptors of this process's downloads
+os.register_at_fork(after_in_child=_close_parts)
 
 
 def _locked(descriptor: int, path: Path) -> bool:

@@ -5,6 +5,7 @@ What the two files say, and in what form, is in `manifest.py`; how rows become c
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import threading
@@ -84,6 +85,8 @@ class Corpus:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise UserError(f"{path}: {error.strerror}; raise the limit with ulimit -n") from None
             raise UserError(f"{path}: {error.strerror}, though the manifest names it; copy it again") from None
         size = os.fstat(descriptor).st_size
         if size != expected:

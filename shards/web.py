@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -22,7 +23,8 @@ from understudy.shards.remote import (
 
 
 @functools.cache
-def _pool(proxy: str | None, silence_s: float) -> Any:
+def _pool(process: int, proxy: str | None, silence_s: float) -> Any:
+    """Connections of process number `process`: a forked child that went on with its parent's would mix up answers."""
     import urllib3
 
     timeout = urllib3.Timeout(connect=CONNECT_S, read=silence_s)
@@ -51,7 +53,8 @@ def get(remote: Remote, start: int, etag: str | None, end: int | None = None, si
         headers["If-Match"] = etag
     url = f"{parts.scheme}://{parts.netloc}{quote(parts.path, safe='/%')}"
     try:
-        stream = _pool(proxy, silence_s or SILENCE_S).request("GET", url, headers=headers, preload_content=False)
+        pool = _pool(os.getpid(), proxy, silence_s or SILENCE_S)
+        stream = pool.request("GET", url, headers=headers, preload_content=False)
     except urllib3.exceptions.LocationParseError:
         raise UserError(f"{remote}: not an address; use https://host/path") from None
     except urllib3.exceptions.HTTPError as error:

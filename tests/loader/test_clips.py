@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from faults import Fault, FaultServer  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 from understudy.loader import Batch, Clip, ClipLoader, LoaderSource, Views
@@ -332,6 +333,34 @@ def test_a_program_that_never_closes_its_loader_still_ends(corpus: Corpus) -> No
     )
     assert ended.returncode == 7, ended.stderr
     assert ended.stderr == ""
+
+
+def test_a_program_that_dies_does_not_wait_for_what_it_has_asked_for(
+    build: Callable[..., Corpus], tmp_path: Path
+) -> None:
+    build(tmp_path / "served" / "long", [5] * 40, name="long", frames=4)
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from understudy.loader import Clip, ClipLoader, LoaderSource, Views\n"
+        "from understudy.shards.cache import Cache\n"
+        "from understudy.shards.corpus import Corpus\n"
+        "corpus = Corpus.open(sys.argv[1], Cache(Path(sys.argv[2]), 10**9))\n"
+        "loader = ClipLoader([LoaderSource(corpus)], Clip(4, 1, 16), Views(1), 8, 0, threads=2)\n"
+        "next(loader)\n"
+        "raise ValueError('training went wrong')\n"
+    )
+    with FaultServer(tmp_path / "served") as server:
+        server.set(Fault("slow", times=-1, rate=2_000, path="tar$"))  # many seconds a shard
+        started = subprocess.Popen(
+            [sys.executable, "-c", program, f"{server.address}/long", str(tmp_path / "cache")],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert started.stderr is not None
+        while "training went wrong" not in (said := started.stderr.readline()):
+            assert said
+        assert started.wait(10) == 1
 
 
 def resident_kb() -> int:

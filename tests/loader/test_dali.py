@@ -287,6 +287,10 @@ def test_of_damaged_h264_nvdec_gets_none() -> None:
         for new in (bytes(sizes[frame]), bytes(4), b"\xff" * 4, (sizes[frame] - 5).to_bytes(4, "big")):
             assert verdict(starts[frame], new) == "host: damaged frames"
     assert verdict(starts[9], bytes(sizes[9])) is None  # not needed
+    # A decoder's configuration that ends before it says how long lengths are.
+    at = data.index(b"avcC") - 4
+    size = int.from_bytes(data[at : at + 4], "big")
+    assert verdict(at, struct.pack(">I4s3xI4s", 11, b"avcC", size - 11, b"free")) == "host: damaged frames"
     # Units that are whole, but none of them has pixels: of a type that is to be passed over.
     assert verdict(starts[8] + 4, bytes([data[starts[8] + 4] & 0xE0 | 12])) == "host: damaged frames"
 

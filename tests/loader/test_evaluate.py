@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from faults import FaultServer  # pyright: ignore[reportMissingImports]
 
 from understudy.loader import Clip, EvalLoader, EvalViews
+from understudy.loader.evaluate import shards_at_once
+from understudy.shards.cache import Cache
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 
@@ -15,6 +18,33 @@ CLIP = Clip(4, 2, 16)
 
 def make(corpus: Corpus, batch_size: int, views: EvalViews = EvalViews(), rank: int = 0, world_size: int = 1):  # noqa: B008
     return EvalLoader(corpus, CLIP, views, batch_size, rank=rank, world_size=world_size, threads=2)
+
+
+def test_one_small_shard_does_not_ask_for_a_larger_cache(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    local = build(tmp_path / "served" / "odd", [8] * 20 + [1], name="odd", frames=4)
+    largest = max(shard.filesize for shard in local.manifest.shards)
+    with FaultServer(tmp_path / "served") as server:
+        corpus = Corpus.open(f"{server.address}/odd", Cache(tmp_path / "cache", 12 * largest))
+        loader = EvalLoader(corpus, CLIP, EvalViews(), batch_size=8, threads=1)
+        seen = torch.cat([batch.ids[batch.ok] for batch in loader])
+    assert seen.tolist() == list(range(161))
+
+
+@pytest.mark.parametrize(
+    ("nsamples", "samples", "shards"),
+    [
+        ([8, 8, 8, 1], 1, 1),
+        ([8, 8, 8, 1], 2, 2),
+        ([8, 8, 8, 1], 9, 2),
+        ([8, 8, 8, 1], 10, 3),  # the last of one, eight of the next, one more
+        ([1, 1, 1, 8, 8], 4, 4),
+        ([8, 8], 100, 2),
+        ([3], 1, 1),
+        ([], 5, 1),
+    ],
+)
+def test_shards_that_so_many_samples_lie_in(nsamples: list[int], samples: int, shards: int) -> None:
+    assert shards_at_once(nsamples, samples) == shards
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -54,6 +56,33 @@ def test_a_changed_byte_in_any_member_is_noticed(build: Callable[..., Corpus], t
     data[offset + size - 1] ^= 1
     path.write_bytes(data)
     assert [ShardReader(corpus).read(i)[1] for i in range(3)] == [None, "crc32c", None]
+
+
+def test_reads_that_come_in_parts_are_put_together(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they do beyond 2 GiB."""
+
+    def twice() -> list[bytes]:  # whole, and then in part
+        reader, wanted = ShardReader(corpus), np.array([3, 5], np.int32)
+        return [bytes(member) for _ in range(2) for member in reader.read_frames(0, wanted)[0]]
+
+    expected, read = twice(), os.preadv
+    monkeypatch.setattr(os, "preadv", lambda file, buffers, at: read(file, [buffers[0][:100]], at))
+    assert twice() == expected and len(expected[0]) > len(expected[2]) > 100
+
+
+def test_many_corpora_are_open_under_a_low_limit_of_files(build: Callable[..., Corpus], tmp_path: Path) -> None:
+    build(tmp_path / "many", [1] * 40, frames=1)
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (128, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))\n"
+        "from understudy.loader.read import ShardReader\n"
+        "from understudy.shards.corpus import Corpus\n"
+        "readers = [ShardReader(Corpus.open(sys.argv[1])) for _ in range(12)]\n"
+        "assert all(reader.read(sample)[1] is None for reader in readers for sample in range(40))\n"
+        "assert len(list(Path('/proc/self/fd').iterdir())) > 480\n"
+    )
+    subprocess.run([sys.executable, "-c", program, str(tmp_path / "many")], check=True)
 
 
 def test_a_shard_that_shrinks_while_open_is_noticed(build: Callable[..., Corpus], tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_a_corpus_may_have_any_name(shared: bool, tmp_path: Path) -> None:
         classifier, of_it = load_classifier(tmp_path, name)
         assert of_it == own
         logits = aligner.heads[SHARED if shared else head_name(name)](features)[:, : len(own)]
-        torch.testing.assert_close(classifier(make_clips()), logits, rtol=0, atol=0)
+        torch.testing.assert_close(classifier(make_clips()), logits)  # a matrix of other sizes rounds differently
     # A file in which heads have the bare names of corpora: `shared` could then be either.
     bare = {name.replace("corpus-", "").replace(SHARED, "shared"): t for name, t in aligner.state_dict().items()}
     save_file(bare, tmp_path / MODEL, whole_header(aligner, classes))

@@ -135,6 +135,28 @@ def test_with_all_of_it_in_use_it_waits_then_says_so(
     os.close(second)
 
 
+def test_who_waits_for_room_has_patience_while_others_are_downloading(
+    tmp_path: Path, bucket: FaultServer, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What they read in the meantime can only go when they have the next."""
+    monkeypatch.setattr(caching, "PATIENCE_S", 0.3)
+    cache = Cache(tmp_path, 2 * SIZE)
+    first = cache.open(blobs[0])
+    bucket.set(Fault("slow", rate=SIZE / 1.5, path="1.tar"))
+
+    def next_one() -> None:
+        second = cache.open(blobs[1])
+        os.close(first)
+        os.close(second)
+
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(next_one)
+        while not list(tmp_path.glob("*.part")):
+            time.sleep(0.01)
+        assert good(cache, blobs[2])
+        other.result()
+
+
 def test_what_another_finished_at_the_last_moment_is_taken_however_long_that_took(
     tmp_path: Path, blobs: list[Blob], monkeypatch: pytest.MonkeyPatch
 ) -> None:
