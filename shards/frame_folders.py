@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from understudy.shards.ingest import read_video
-from understudy.shards.sources import PICTURES, RefusedError, Source
+from understudy.shards.sources import PICTURES, RefusedError, Source, reading
 
 
 def is_frame_folder(folder: Path) -> bool:
@@ -38,8 +38,10 @@ def frame_files(folder: Path) -> list[Path]:
 
     Raises RefusedError where a number is missing, comes twice, or is no number at all: time would jump there.
     """
+    with reading():
+        paths = list(folder.iterdir())
     numbered: dict[int, Path] = {}
-    for path in folder.iterdir():
+    for path in paths:
         if path.name.startswith("."):
             continue
         if not path.name.lower().endswith(PICTURES):
@@ -70,7 +72,7 @@ def read_video_or_frames(
     """Yield what `ingest.read_video` does, also for a folder of frames that were taken at `source_fps` a second.
 
     Of a folder the frames that are shown at times k/fps are decoded, and no others. Raises RefusedError where one
-    can't be decoded, or they are not of one shape.
+    can't be read or decoded, or they are not of one shape.
     """
     if source.path is None or not source.path.is_dir():
         yield from read_video(source, fps=fps, short_side=short_side)
@@ -93,7 +95,8 @@ def _picture(source: Source, short_side: int) -> NDArray[np.uint8]:
     assert source.path is not None
     if source.path.suffix.lower() in (".jpg", ".jpeg"):
         # FFmpeg paints the rest of a picture that is cut off grey, and says nothing. Coded data never holds an EOI.
-        data = source.path.read_bytes()
+        with reading(f"frame {_number(source.path)}"):
+            data = source.path.read_bytes()
         if data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda"):
             raise RefusedError(f"frame {_number(source.path)} is cut off")
     frames = list(read_video(source, fps=1, short_side=short_side))

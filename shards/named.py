@@ -177,9 +177,12 @@ def _most_alike(path: str, candidates: Sequence[Path]) -> Path | None:
 
 
 def _videos_below(folder: str, above: tuple[str, ...]) -> list[str]:
-    """Video files and folders of frames, at any depth. A folder whose first file is a picture is one of frames."""
+    """Video files and folders of frames, at any depth. A folder with pictures is one of frames where no such video
+    or folder is in it: beside those, pictures are covers and the like.
+    """
     above = (*above, os.path.realpath(folder))
     found: list[str] = []
+    pictures = False
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -190,8 +193,8 @@ def _videos_below(folder: str, above: tuple[str, ...]) -> list[str]:
             elif entry.name.lower().endswith(VIDEOS):
                 found.append(entry.path)
             elif entry.name.lower().endswith(PICTURES):
-                return [folder]
-    return found
+                pictures = True
+    return found or ([folder] if pictures else [])
 
 
 def _read_split(layout: Layout, split: SplitName, root: Path, listing: Path | None, fold: int) -> Split:

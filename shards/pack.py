@@ -11,10 +11,9 @@ import functools
 import hashlib
 import json
 import os
-import shutil
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from itertools import chain
@@ -49,6 +48,7 @@ from understudy.shards.plan import (
     Plan,
     check,
     check_place,
+    clear,
     finished,
     keyed_digest,
     locked,
@@ -56,7 +56,7 @@ from understudy.shards.plan import (
     refused_list,
     remember,
 )
-from understudy.shards.sources import RefusedError, Source
+from understudy.shards.sources import RefusedError, Source, reading
 from understudy.shards.tarshard import sidecar, write_shard
 from understudy.shards.workers import Beat, Lost, confined_map
 
@@ -124,15 +124,17 @@ def pack(
         _check_beside(out)
         with locked(out) as work:
             if (out / MANIFEST).exists():
-                shutil.rmtree(work)
+                clear(work)
                 return finished(out, config, plan)
             remember(work, plan, out)
             packed = _pack_missing(chunks, read, out, config, workers, engine, progress, patience_s, largest)
-            if not any(shard.samples for shard in packed):
-                shutil.rmtree(out if created else work)
-                raise UserError(f"nothing to pack, every source was refused: {_reasons(packed)}")
-            manifest = _publish(packed, out, config, plan)
-            shutil.rmtree(work)
+            manifest = _publish(packed, out, config, plan) if any(shard.samples for shard in packed) else None
+            clear(work)
+        if manifest is None:
+            if created:
+                with suppress(OSError):  # another packer is at work in it by now
+                    out.rmdir()
+            raise UserError(f"nothing to pack, every source was refused: {_reasons(packed)}")
     return manifest
 
 
@@ -185,8 +187,6 @@ def _encode_source(
     read: Reader, codec: Codec, fps: float, quality: int, source: Source, beat: Beat
 ) -> Encoded | Refused:
     """Runs in a worker process."""
-    if source.path is not None and not (source.path.is_file() or source.path.is_dir()):
-        return Refused(source.id, "not a file")  # a pipe would keep the decoder waiting
 
     def frames() -> Iterator[NDArray[np.uint8]]:
         for frame in read(source):
@@ -194,6 +194,10 @@ def _encode_source(
             yield frame
 
     try:
+        with reading():
+            known = source.path is None or source.path.is_file() or source.path.is_dir()
+        if not known:
+            raise RefusedError("not a file")  # a pipe would keep the decoder waiting
         return encode(frames(), codec, fps=fps, quality=quality, multiple=MULTIPLES[codec])
     except RefusedError as error:
         return Refused(source.id, str(error))

@@ -10,7 +10,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +25,8 @@ from understudy.shards.sources import Source
 
 WORK = ".packing"
 PLAN = "plan.json"
+LOCK = "lock"
+SPENT = "lock.spent"
 
 Plan = Mapping[str, Any]
 
@@ -64,6 +66,11 @@ def check(sources: Sequence[Source], config: PackConfig) -> None:
         raise UserError(f"{config.samples_per_shard} samples per shard: say at least 1")
     if len(set(config.classes)) != len(config.classes):
         raise UserError("the same class name twice: every class needs a name of its own")
+    for what, text in [("licence", config.licence), *(("class", name) for name in config.classes)]:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # it came from a path or an argument
+            raise UserError(f"{what} {text!r}: say it in UTF-8") from None
     if not sources:
         raise UserError("nothing to pack: no sources")
     counts = Counter(source.id for source in sources)
@@ -153,16 +160,33 @@ def refused_list(out: Path) -> Path:
 
 @contextmanager
 def locked(out: Path) -> Generator[Path]:
-    """The work folder, for this process alone. Raises UserError where another packer is at work in `out`."""
+    """The work folder, for this process alone; it is gone at the end if `clear` emptied it.
+
+    Raises UserError where another packer is at work in `out`.
+    """
     work = out / WORK
     work.mkdir(mode=0o700, exist_ok=True)
-    with (work / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # The packer that held it may have finished, and removed the folder, since the file was opened.
-            current = os.path.samestat(os.fstat(file.fileno()), (work / "lock").stat())
-        except (BlockingIOError, FileNotFoundError):
-            current = False
-        if not current:
-            raise UserError(f"{out}: another packer is at work there; wait for it, or give another OUT")
-        yield work
+    try:
+        with (work / LOCK).open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The packer that held it may have finished, and removed the folder, since the file was opened.
+                current = os.path.samestat(os.fstat(file.fileno()), (work / LOCK).stat())
+            except (BlockingIOError, FileNotFoundError):
+                current = False
+            if not current:
+                raise UserError(f"{out}: another packer is at work there; wait for it, or give another OUT")
+            yield work
+    finally:
+        # No sooner: on NFS a file that is unlinked while it is open stays in its folder, under another name.
+        (work / SPENT).unlink(missing_ok=True)
+        with suppress(OSError):  # it holds what is needed to go on, or the lock of another packer
+            work.rmdir()
+
+
+def clear(work: Path) -> None:
+    """Empty the work folder; its lock, under another name that nobody waits for, is left to `locked`."""
+    for path in work.iterdir():
+        if path.name != LOCK:
+            path.unlink()
+    (work / LOCK).replace(work / SPENT)

@@ -83,6 +83,8 @@ def _finish(work: Path, published: Manifest) -> None:
     if (packed / MANIFEST).exists() and Manifest.load(packed).digest == published.digest:
         if refused_list(packed).exists():
             refused_list(packed).replace(refused_list(work))
+        elif not published.refused:  # else it was moved before a kill
+            refused_list(work).unlink(missing_ok=True)
         for path in packed.iterdir():
             if path.name != MANIFEST:  # the last to go, as the folder is known by it
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,3 +27,12 @@ class Source:
 
 class RefusedError(Exception):
     """This source can't be decoded whole; the text says why, in words that go into `OUT-refused.jsonl`."""
+
+
+@contextmanager
+def reading(what: str = "it") -> Generator[None]:
+    """For what reads a source and nothing else, so that an OSError is the source's own: it becomes a RefusedError."""
+    try:
+        yield
+    except OSError as error:
+        raise RefusedError(f"{what} can't be read: {error.strerror}") from None

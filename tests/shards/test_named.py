@@ -380,3 +380,14 @@ def test_a_name_that_two_videos_have_is_told_by_its_folders(tmp_path: Path) -> N
     assert found == [tmp_path / "a/inp/x/v.mp4", None, tmp_path / "b/inp/y/v.mp4"]
     with pytest.raises(UserError, match="could be"):
         locate(["v.avi"], tmp_path)
+
+
+def test_a_picture_beside_videos_hides_none_of_them(tmp_path: Path) -> None:
+    for folder in ("videos/a", "videos/b/frames"):
+        (tmp_path / folder).mkdir(parents=True)
+    places = [tmp_path / "videos" / "a" / f"{i}.mp4" for i in range(3)] + [tmp_path / "videos" / "b" / "frames"]
+    for path in [*places[:3], places[3] / "0.jpg"]:
+        path.touch()
+    for folder in ("videos/a", "videos/b", ""):
+        (tmp_path / folder / "cover.jpg").touch()
+        assert locate(["0.mp4", "1.mp4", "2.mp4", "frames"], tmp_path) == places

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -14,23 +15,25 @@ import sys
 import tarfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simplejpeg
 import zstandard
 from fake_readers import read_by_name, read_moving_bar, read_nothing, read_slowly
 
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
+from understudy.shards.frame_folders import read_video_or_frames
 from understudy.shards.keys import load_secret, sample_key
 from understudy.shards.kinds import Codec
 from understudy.shards.lint import lint
 from understudy.shards.pack import PackConfig, pack
-from understudy.shards.plan import locked, refused_list
+from understudy.shards.plan import clear, locked, refused_list
 from understudy.shards.sources import Source
 
 HELPERS = Path(__file__).parents[1] / "helpers"
@@ -71,8 +74,6 @@ def test_what_is_packed_is_what_was_read(tmp_path: Path) -> None:
     assert [shard.nsamples for shard in corpus.manifest.shards] == [4, 4, 2]
     assert list(corpus.keys) == sorted(sample_key(CONFIG.secret, source.id) for source in TEN)
     by_key = {sample_key(CONFIG.secret, source.id): source for source in TEN}
-    import simplejpeg
-
     for i, key in enumerate(corpus.keys):
         source = by_key[key]
         assert corpus.label[i] == source.label
@@ -99,11 +100,11 @@ def test_samples_are_shuffled_across_the_corpus(tmp_path: Path) -> None:
 def test_killed_at_any_rename_and_run_again(tmp_path: Path) -> None:
     script = [sys.executable, str(HELPERS / "kill_at_every_rename.py"), str(tmp_path)]
     lines = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
-    # A plan, then tar, index and record of 3 shards, then table, refusals, manifest: before and after each.
-    assert len(lines) == 2 * (1 + 3 * 3 + 3)
+    # A plan, then tar, index and record of 3 shards, then table, refusals, manifest, lock: before and after each.
+    assert len(lines) == 2 * (1 + 3 * 3 + 4)
     assert {line.split(maxsplit=3)[3] for line in lines} == {"same"}
-    # The manifest is the very last thing: without it there is no corpus.
-    assert [line.split()[2] for line in lines] == ["partial"] * (len(lines) - 1) + ["complete"]
+    # The manifest is the very last thing, but for the lock: without it there is no corpus.
+    assert [line.split()[2] for line in lines] == ["partial"] * (len(lines) - 3) + ["complete"] * 3
 
 
 def test_killed_with_its_workers_at_work(tmp_path: Path) -> None:
@@ -141,6 +142,35 @@ def test_what_is_not_a_file_is_refused(tmp_path: Path) -> None:
     odd = [Source(name, 0, tmp_path / name) for name in ("pipe", "link", "file")]
     pack(odd, read_moving_bar, tmp_path / "out", CONFIG, workers=1, progress=False)
     assert refusals(tmp_path / "out") == {"pipe": "not a file", "link": "not a file"}
+
+
+def test_what_the_file_system_does_not_give_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.jpg").write_bytes(simplejpeg.encode_jpeg(np.zeros((32, 48, 3), np.uint8)))
+    shutil.copytree(folder, tmp_path / "whole")
+    (folder / "1.jpg").unlink()
+    (folder / "1.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    unreadable = tmp_path / ("x" * 300)  # root may read anything, but not this
+    given = [Source(path.name[:6], 0, path) for path in (folder, tmp_path / "whole", unreadable)]
+    read = partial(read_video_or_frames, fps=6, short_side=32, source_fps=6)
+    pack(given, read, tmp_path / "out", CONFIG, workers=1, progress=False)
+    assert refusals(tmp_path / "out") == {
+        "frames": "frame 1 can't be read: No such file or directory",
+        "xxxxxx": "it can't be read: File name too long",
+    }
+
+
+@pytest.mark.parametrize(("number", "raised"), [(errno.ENOSPC, UserError), (errno.ENOENT, FileNotFoundError)])
+def test_a_reader_that_lacks_something_else_stops_the_job(tmp_path: Path, number: int, raised: type[Exception]) -> None:
+    def read(source: Source) -> Iterator[np.ndarray]:
+        raise OSError(number, os.strerror(number), "weights")
+        yield
+
+    with pytest.raises(raised):
+        pack(TEN, read, tmp_path / "out", CONFIG, workers=0, progress=False)
+    assert not (tmp_path / "out" / "manifest.json").exists()
 
 
 def test_bad_sources_cost_only_themselves(tmp_path: Path) -> None:
@@ -249,7 +279,43 @@ def test_two_packers_do_not_mix(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with locked(tmp_path / "out"), pytest.raises(UserError, match="another packer is at work"):
         pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
+    with ExitStack() as next_one:
+        with locked(tmp_path / "out") as work:
+            clear(work)
+            next_one.enter_context(locked(tmp_path / "out"))
+        with pytest.raises(UserError, match="another packer is at work"):  # one that ends leaves it its lock
+            pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
     pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
+
+
+@pytest.fixture
+def nfs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that is open when it is unlinked stays in its folder under another name, here for good."""
+    unlink = os.unlink
+
+    def unlink_closed(path: str | Path, *, dir_fd: int | None = None) -> None:
+        about = os.stat(path, dir_fd=dir_fd, follow_symlinks=False)
+        for descriptor in Path("/proc/self/fd").iterdir():
+            with suppress(FileNotFoundError):
+                if os.path.samestat(descriptor.stat(), about):
+                    hidden = Path(path).with_name(f".nfs{about.st_ino:016x}")
+                    os.rename(path, hidden, src_dir_fd=dir_fd, dst_dir_fd=dir_fd)
+                    return
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlink_closed)
+
+
+@pytest.mark.usefixtures("nfs")
+def test_nothing_of_the_packing_is_left_on_nfs(tmp_path: Path) -> None:
+    manifest = pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False)
+    assert not (tmp_path / "out" / ".packing").exists()
+    (tmp_path / "out" / ".packing").mkdir()  # as after a kill at the very end
+    assert pack(TEN, read_by_name, tmp_path / "out", CONFIG, workers=0, progress=False) == manifest
+    assert lint(tmp_path / "out").findings == ()
+    with pytest.raises(UserError, match="every source was refused"):
+        pack(sources("refuse"), read_by_name, tmp_path / "nothing", CONFIG, workers=0, progress=False)
+    assert not (tmp_path / "nothing").exists()
 
 
 def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
@@ -276,6 +342,8 @@ def test_a_place_that_holds_something_else_is_refused(tmp_path: Path) -> None:
         ({"samples_per_shard": 0}, "samples per shard"),
         ({"classes": ("walk", "walk")}, "same class name"),
         ({"classes": ("walk",)}, "clip 1: label 1 is out of range"),
+        ({"classes": ("walk", os.fsdecode(b"caf\xe9"))}, r"class 'caf\\udce9': say it in UTF-8"),
+        ({"licence": os.fsdecode(b"\xa9 me")}, r"licence '\\udca9 me': say it in UTF-8"),
     ],
 )
 def test_bad_settings_get_one_clear_line(tmp_path: Path, change: dict[str, object], says: str) -> None:

@@ -84,6 +84,13 @@ def test_killed_at_any_step_after_the_last_copy_and_run_again(
         assert '"refuse clip"' in refused_list(work).read_text()
 
 
+def test_a_list_of_what_an_earlier_corpus_refused_goes(bucket: dict[str, bytes], tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    refused_list(work).write_text('{"path": "of another corpus", "reason": "no frames"}\n')
+    pack_into_bucket(SOURCES[:2], read_by_name, REMOTE, work, CONFIG, workers=0, progress=False)
+    assert str(REMOTE / MANIFEST) in bucket and not list(tmp_path.iterdir())
+
+
 def test_what_was_in_the_folder_before_stays(bucket: dict[str, bytes], tmp_path: Path) -> None:
     work = tmp_path / "mine"
     pack(SOURCES, read_by_name, work, CONFIG, workers=0, progress=False)  # finished, and of the same plan
