@@ -18,46 +18,46 @@ from understudy.shards.remote import parse_address
 
 @dataclass(frozen=True)
 class Audit:
-    """Look for people that are left in a corpus, and for all that is not pixels. Writes audit.json and audit.html.
+    """Look for people left in a corpus, and for everything that is not pixels. Writes audit.json and CORPUS-audit.html.
 
     CORPUS may be one of ours, a folder of WebDataset tars, or a folder of videos. Without canaries (videos that are
-    known to show people) there are counts but no bound, as nobody knows what the detectors miss. Exit status 1 where
-    something but pixels was found.
+    known to show people) there are counts but no bound, as nobody knows what the detectors miss. Exit status 1 if
+    anything besides pixels is found.
     """
 
     corpus: Annotated[str, tyro.conf.Positional, arg(metavar="CORPUS")]
     """A corpus (folder, s3://bucket/prefix or https://host/path), or a folder of tars or videos."""
     canaries: Annotated[Path | None, arg(metavar="FOLDER")] = None
-    """Videos, or corpora, that show people in every frame; each folder in it is a group, the worst of which counts."""
+    """Local folder of videos, or corpora, of people in every frame. Each folder in it is a group; the worst counts."""
     half_canaries: bool = False
-    """Show the canaries at half their size too, as small people are missed first."""
+    """Also show the canaries at half their size, as small people are missed first."""
     detectors: tuple[str, ...] = AUDIT_DEFAULT
-    """NAME or NAME:WEIGHTS, of openimages, body-parts, mtcnn, pose, palm, face, text, torchvision, transformers."""
+    """NAME or NAME:WEIGHTS: openimages, body-parts, mtcnn, pose, palm, face, text, torchvision, transformers."""
     tiles: tuple[int, ...] = (1, 2)
     """Scales: each n looks at n x n overlapping parts of the frame."""
     every: int = 1
     """Look at every n-th frame."""
     clips: int = 0
-    """Look at so many clips drawn at random; 0 for all."""
+    """Number of clips to look at, drawn at random; 0 for all."""
     confidence: float = 0.95
-    """Of the bounds."""
+    """Confidence of the upper bounds, from 0.5 to below 1; training with --require-audit asks for 0.95."""
     names: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Names of the sources, one a line: none may lie in a shard, or be what a key is a plain hash of."""
+    """Names of the sources, one per line: none may occur in a shard, or be what a key is a plain hash of."""
     attribute: Annotated[Path | None, arg(metavar="FILE")] = None
-    """Lines `KEY,VALUE` with something about the person in a sample, to see whether its traces tell it."""
+    """Lines `KEY,VALUE` with something about the person in a sample, to see whether the traces give it away."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: see below)")] = None
-    """Where audit.json and audit.html go; by default audit.json into the corpus and the page, which shows frames and is
-    not for publishing, beside it as CORPUS-audit.html."""
+    """Existing folder for audit.json and the page audit.html, which shows frames and is not for publishing.
+    By default audit.json goes into the corpus, and the page beside it as CORPUS-audit.html."""
     fps: float = 6.0
-    """Frames a second at which videos that are not packed are looked at."""
+    """Frames per second at which videos that are not packed are looked at."""
     short_side: int = 360
     """Their short side in pixels."""
     seed: int = 0
-    """Draws clips and frames."""
+    """Seed for drawing clips and frames."""
     device: str = "cpu"
-    """Of the detectors that torch runs: cpu or cuda."""
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core, or one for cuda)")] = None
-    """Processes that look; 0 for this one."""
+    """Device of the detectors that torch runs (mtcnn, torchvision, transformers): cpu or cuda."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one per core, one on cuda)")] = None
+    """Processes that look; 0 to look in this one."""
 
     def run(self) -> None:
         """Do it, and say on standard output what came of it."""

@@ -23,15 +23,15 @@ class Card:
     corpus: Annotated[str, tyro.conf.Positional, arg(metavar="CORPUS")]
     """The corpus: a folder, s3://bucket/prefix or https://host/path."""
     url: str = "https://example.org/dataset"
-    """Page at which it is published."""
+    """Address of the page at which it is published."""
     creator: str = "unknown"
     """Who publishes it."""
     date: Annotated[str | None, arg(metavar="YYYY-MM-DD", help_behavior_hint="(default: today)")] = None
     """Day of publication."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the corpus)")] = None
-    """Folder for the papers."""
+    """Existing folder for the papers; required for a corpus that is not a local folder."""
     overwrite: bool = False
-    """Write over papers that are there, which somebody may have filled in."""
+    """Overwrite existing papers, which somebody may have filled in."""
 
     def run(self) -> None:
         """Do it, and say where they lie."""

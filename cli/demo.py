@@ -10,16 +10,16 @@ from tyro.conf import Positional
 
 @dataclass(frozen=True)
 class Demo:
-    """Make the four demo corpora: no humans, virtual humans, and two of other actions to test transfer on."""
+    """Generate the four demo corpora: no humans, virtual humans, and two of other actions to test transfer on."""
 
     out: Positional[Path]
-    """Folder to make them in; each becomes a folder of its own there."""
+    """Folder for them; each corpus becomes a folder in it."""
     clips: int = 1000
-    """Clips in each pre-training corpus; the two of held-out actions have 40 % of it each."""
+    """Clips in each pre-training corpus; the two of held-out actions have 40 % of that each."""
     seed: int = 0
     """The same seed gives the same bytes."""
     workers: int | None = None
-    """Processes that draw. Default: one for each core."""
+    """Processes that draw. Default: one per core."""
 
     def run(self) -> None:
         """Make what is missing, and say where it lies."""

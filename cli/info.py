@@ -12,12 +12,12 @@ from understudy.shards.remote import parse_address
 
 @dataclass(frozen=True)
 class Info:
-    """Say what is in a corpus, and which decoder the loader uses on this machine."""
+    """Show what is in a corpus, and which decoder the loader uses on this machine."""
 
     corpus: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[CORPUS]")] = None
-    """The corpus: a folder, s3://bucket/prefix or https://host/path. Without one only the decoder is told."""
+    """The corpus: a folder, s3://bucket/prefix or https://host/path. Without one, only the decoder is shown."""
     json: bool = False
-    """As one JSON object."""
+    """Print one JSON object."""
 
     def run(self) -> None:
         """Print it."""

@@ -13,12 +13,12 @@ from understudy.shards.remote import parse_address
 
 @dataclass(frozen=True)
 class Lint:
-    """Re-read every byte of a corpus. Lists what is wrong, a finding a line; exit status 1 if there is any."""
+    """Re-read every byte of a corpus. Lists what is wrong, one finding per line; exit status 1 if there is any."""
 
     corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
     """The corpus: a folder, s3://bucket/prefix or https://host/path."""
     decode: bool = False
-    """Decode every frame too."""
+    """Also decode every frame."""
 
     def run(self) -> None:
         """Do it."""

@@ -15,14 +15,14 @@ from typing import Any, NoReturn
 from understudy.shards.errors import UserError
 
 VERBS = {
-    "demo": "Make four small corpora by code: to try things out, with nothing to download.",
+    "demo": "Generate four small corpora to try things out; nothing is downloaded.",
     "pack": "Pack videos into a corpus of shards.",
     "remove-people": "Remove people from videos.",
     "lint": "Re-read every byte of a corpus, and list what is wrong.",
-    "info": "Say what is in a corpus, and what decodes on this machine.",
+    "info": "Show what is in a corpus, and which decoder this machine uses.",
     "preview": "Draw a contact sheet of a corpus.",
-    "profile": "Time each stage of the loader, and say which one bounds it.",
-    "audit": "Look for people left in a corpus, and for all that is not pixels.",
+    "profile": "Time each stage of the loader, and show which one is the bottleneck.",
+    "audit": "Look for people left in a corpus, and for everything that is not pixels.",
     "card": "Write a corpus's dataset card, datasheet and croissant.json.",
 }
 
@@ -77,7 +77,7 @@ def _help() -> str:
             "",
             *(f"  {name:{width}}  {does}" for name, does in VERBS.items()),
             "",
-            "understudy VERB --help says more of one; understudy --version which release this is.",
+            "understudy VERB --help shows a verb's options, understudy --version the version; docs/ has the guides.",
         ]
     )
 

@@ -29,57 +29,57 @@ WORK = "~/.cache/understudy-packing"  # XDG_CACHE_HOME likewise
 
 @dataclass(frozen=True)
 class Pack:
-    """Pack videos into a corpus of shards. Killed or out of space, run it again: it goes on where it stopped."""
+    """Pack videos into a corpus of shards. After a kill or a full disk, the same command resumes."""
 
     source: Annotated[Path, tyro.conf.Positional, arg(metavar="SOURCE")]
-    """A folder of class folders, a text file with `path;label` a line, or with --layout a data set's folder."""
+    """A folder of class folders, a text file with `path;label` per line, or with --layout a data set's folder."""
     out: Annotated[str, tyro.conf.Positional, arg(metavar="OUT")]
-    """The corpus: a new folder, or s3://bucket/prefix, to which it is copied when it is finished here."""
+    """The corpus: a new folder, or s3://bucket/prefix, to which it is copied when it is complete."""
     kind: Annotated[Kind | None, arg(help_behavior_hint="(required without --layout)")] = None
-    """What is in the videos: people removed, virtual people, or real people."""
+    """What the videos show: no-human (people removed, or none), synthetic (rendered people) or real (real people)."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the name of OUT)")] = None
     """Name of the corpus, and of its shards."""
     licence: str = "unknown"
-    """The licence under which the videos may be used, as the manifest will say."""
+    """Licence of the videos, for the manifest."""
     codec: Codec = "mjpeg"
     """mjpeg is the fastest to read; h264 takes a third of the bytes."""
     fps: float = 6.0
-    """Frames a second to store."""
+    """Frames per second to store."""
     short_side: int = 256
-    """Pixels of the shorter side to store."""
+    """Shorter side to store, in pixels."""
     quality: int = 85
     """JPEG quality, 1 to 100; for h264 the comparable rate factor."""
     samples_per_shard: int = 256
-    """Sources that go into one shard."""
+    """Sources per shard."""
     layout: Layout | None = None
-    """Data set whose published split files tell which videos there are; they may lie anywhere below SOURCE."""
+    """Data set whose published split files list the videos, which may be anywhere below SOURCE."""
     split: SplitName = "train"
-    """Which split of it."""
+    """Which split of --layout."""
     fold: Literal[1, 2, 3] = 1
     """Which of the three splits of UCF101 and HMDB51."""
     split_file: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: looked for in SOURCE)")] = None
-    """The file that says so, or the folder of them; also a list with `path;label` or `path;1;frames;label` a line."""
+    """With --layout: its split file or their folder, or a list with `path;label` or `path;1;frames;label` per line."""
     allow_missing: bool = False
-    """Pack what is there of a list, and count the rest as refused."""
+    """Pack the videos of a list that exist, and count the others as refused."""
     frame_rate: Annotated[float | None, arg(metavar="FPS", help_behavior_hint="(required for frame folders)")] = None
-    """Frames a second of videos that are folders of pictures, which don't tell it themselves."""
+    """Frames per second of videos that are folders of pictures."""
     classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: from SOURCE)")] = None
-    """File of class names, one a line, in label order."""
+    """File of class names, one per line, in label order. Give train and val the same."""
     root: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the list's own)")] = None
     """Folder that a list's paths are relative to."""
     secret_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=f"(default: {SECRET})")] = None
-    """Secret that sample keys are made with; made where there is none."""
+    """Secret that sample keys are made with, created if missing. Back it up, never publish it."""
     work: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint=f"(default: in {WORK})")] = None
-    """Where to make a folder to pack in, which is gone at the end; needs room for the whole corpus."""
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
+    """For s3:// only: folder to pack in, with room for the whole corpus; removed at the end."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one per core)")] = None
     """Decoding processes on this machine."""
     engine: Engine = "local"
     """Where videos are decoded: by processes here, or on all cores of a Ray cluster (RAY_ADDRESS) that sees them."""
 
     remove_people: bool = False
-    """Remove people first, at each video's own size and at --fps; what can't be done safely is refused."""
+    """Remove people first, at each video's own size and at --fps; clips that can't be done safely are refused."""
     removal: RemovalOptions = field(default_factory=RemovalOptions)
-    """With --remove-people."""
+    """How to remove people, with --remove-people: the options of `understudy remove-people`."""
 
     def run(self) -> None:
         """Do it, and say on standard output what came of it."""

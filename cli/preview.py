@@ -13,7 +13,7 @@ from understudy.shards.remote import parse_address
 
 @dataclass(frozen=True)
 class Preview:
-    """Draw a contact sheet: a row a sample, spread over the classes; columns are frames in time."""
+    """Draw a contact sheet: one row per sample, spread over the classes; columns are frames in time."""
 
     corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
     """The corpus: a folder, s3://bucket/prefix or https://host/path."""
@@ -22,9 +22,9 @@ class Preview:
     rows: int = 12
     """Samples to show."""
     columns: int = 8
-    """Frames of each to show."""
+    """Frames of each sample to show."""
     height: int = 96
-    """Pixels of a frame's height."""
+    """Height of a frame in pixels."""
     seed: int = 0
     """Another seed shows other samples."""
 

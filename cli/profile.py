@@ -20,30 +20,30 @@ LONGEST_S = 3600
 
 @dataclass(frozen=True)
 class Profile:
-    """Time each stage of the loader alone, then all together, and say which one bounds it."""
+    """Time each stage of the loader alone, then all together, and show which one is the bottleneck."""
 
     corpus: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CORPUS")]
     """The corpus: a folder, s3://bucket/prefix or https://host/path."""
     decoder: str = "auto"
     """auto, native, plain, dali or reference."""
     views: int = 4
-    """Crops out of each decoded window."""
+    """Crops per decoded window."""
     batch_size: int = 32
-    """Crops a batch."""
+    """Crops per batch."""
     threads: int = 0
-    """Threads that read and decode; 0 for one a core."""
+    """Threads that read and decode; 0 for one per core."""
     frames: int = 16
-    """Frames of a clip."""
+    """Frames per clip."""
     size: int = 224
-    """Pixels of its sides."""
+    """Side of a clip in pixels."""
     device: str = "auto"
     """Where clips go: cpu, cuda, or auto for a GPU if there is one."""
     seconds: float = 3.0
-    """For each stage."""
+    """How long to time each stage, in seconds."""
     out: Path | None = None
-    """Write the figures to this file too, as JSON."""
+    """Also write the figures to this file, as JSON."""
     trace: Path | None = None
-    """Write a trace of the first batches to this file, for https://ui.perfetto.dev."""
+    """Write a trace of the first 48 batches to this file, for https://ui.perfetto.dev."""
 
     def run(self) -> None:
         """Do it."""

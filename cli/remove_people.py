@@ -21,7 +21,7 @@ SECRET = "~/.config/understudy/secret"  # as help shows it; XDG_CONFIG_HOME is h
 
 @dataclass(frozen=True)
 class RemovalOptions:
-    """How people are found, what comes in their place, and when a clip is given up."""
+    """How people are found, what replaces them, and when a clip is dropped."""
 
     segmenter: Literal["mediapipe", "maskrcnn", "transformers"] = "mediapipe"
     """mediapipe: from its wheel, no model hub, Apache-2.0. maskrcnn: torchvision's v2, code BSD-3, weights trained on
@@ -29,27 +29,27 @@ class RemovalOptions:
     weights: Annotated[Path | None, arg(metavar="PATH", help_behavior_hint="(default: see docs/removal.md)")] = None
     """Weights: mediapipe's wheel, maskrcnn's .pth or .safetensors, or a transformers model folder."""
     masks: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: masks are made)")] = None
-    """Masks of your own instead: FOLDER/SOURCE/000000.png and so on, SOURCE being the video's path without suffix."""
+    """Your own masks instead: FOLDER/SOURCE/000000.png and so on, SOURCE being the video's path without suffix."""
     device: str = "cpu"
-    """Device of the maskrcnn and transformers segmenters, cuda for example."""
+    """Device of the maskrcnn and transformers segmenters: cpu or cuda."""
     filler: Annotated[str, arg(metavar="{background,inpaint,flat,MODULE:FUNCTION}")] = "background"
-    """What other frames show and smooth inpainting for the rest; only inpainting; grey; or your own function."""
+    """background: from other frames, the rest inpainted; inpaint: inpainted only; flat: grey; or your own function."""
     shape: Literal["mask", "box"] = "mask"
     """What is removed: people's outlines with a margin, or boxes, which leave no silhouette in the filling."""
     belongings: bool = True
-    """Remove shadows, missed limbs and things in hand too: what stands out from the background close to a person."""
+    """Also remove shadows, missed limbs and things in hand: what stands out from the background close to a person."""
     exact: bool = False
-    """The masks of --masks are right to the pixel and miss nobody; then every frame counts as background."""
+    """The masks of --masks are correct to the pixel and miss nobody; then every frame counts as background."""
     threshold: float = 0.3
-    """Probability from which a pixel is of a person."""
+    """Probability from which a pixel counts as a person."""
     margin: float = 1.0
     """Margin around people, in tenths of their size."""
     gate: tuple[str, ...] = ()
-    """Detectors that must see nobody afterwards, beside the segmenter itself: pose, palm, face, ... An audit can't use
+    """Detectors that must see nobody afterwards, besides the segmenter itself: pose, palm, face, ... An audit can't use
     the same ones again."""
     keep_holes: bool = False
-    """Say of every frame where it was filled in, in cells of 16 pixels, so that training can leave that out
-    (mixed.py --mae.skip-holes). Outlines of people tell what they do: see docs/removal.md."""
+    """Record where frames were filled in, in cells of 16 pixels, so training can leave that out (--mae.skip-holes).
+    Outlines show what people do: see docs/removal.md."""
     max_unsure: float = 0.1
     """Share of unsure frames above which a clip is dropped."""
     max_masked: float = 0.35
@@ -57,7 +57,7 @@ class RemovalOptions:
     min_seen: float = 0.3
     """Share of what is behind people that other frames must have shown, where it is not plain."""
     max_residual: float = 0.0
-    """Share of the frames looked at afterwards in which somebody may still be seen."""
+    """Share of the frames looked at afterwards (every fifth) in which somebody may still be seen."""
 
     def removal(self) -> Removal:
         """As the library takes it. Raises UserError for values out of range."""
@@ -102,25 +102,25 @@ class RemovalOptions:
 
 @dataclass(frozen=True)
 class RemovePeople:
-    """Remove people from videos. Clips that can't be done safely are left out, with the reason. Killed, run it again:
-    it goes on where it stopped. Pack OUT afterwards, or do both at once with pack --remove-people."""
+    """Remove people from videos. Clips that can't be done safely are left out, with the reason. After a kill, the same
+    command resumes. Pack OUT afterwards, or do both at once with pack --remove-people."""
 
     source: Annotated[Path, tyro.conf.Positional, arg(metavar="SOURCE")]
-    """A folder of class folders, or a text file with `path;label` a line."""
+    """A folder of class folders, or a text file with `path;label` per line."""
     out: Annotated[Path, tyro.conf.Positional, arg(metavar="OUT")]
     """New folder for the videos, OUT/CLASS/KEY.mp4 at their own size, and for the record, OUT/removal.jsonl."""
     options: Annotated[RemovalOptions, tyro.conf.arg(name="")] = RemovalOptions()
     fps: Annotated[float | None, arg(metavar="FPS", help_behavior_hint="(default: the video's own)")] = None
-    """Frames a second to keep; fewer take less time."""
+    """Frames per second to keep; fewer take less time."""
     sheets: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: none)")] = None
     """Folder for a picture of each clip before, masked and after. They show people: don't publish them."""
     classes: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: from SOURCE)")] = None
-    """File of class names, one a line, in label order."""
+    """File of class names, one per line, in label order."""
     root: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the list's own)")] = None
     """Folder that a list's paths are relative to."""
     secret_file: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint=f"(default: {SECRET})")] = None
-    """Secret that the names of the videos are made with; made where there is none."""
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one a core)")] = None
+    """Secret that the names of the videos are made with, created if missing. Back it up, never publish it."""
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one per core)")] = None
     """Processes; each needs about 1.5 GB."""
 
     def run(self) -> None:

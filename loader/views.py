@@ -65,8 +65,11 @@ class EvalViews:
     """
 
     clips: int = 1
+    """Windows per video."""
     crops: int = 1
+    """Squares per window."""
     starts: Literal["even", "released"] = "even"
+    """even: from the first frame to the last; released: as PyTorchVideo 0.1.5, which never sees the last seconds."""
 
     def __post_init__(self) -> None:
         if min(self.clips, self.crops) < 1:

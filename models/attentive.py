@@ -20,15 +20,21 @@ class AttentiveConfig:
     """V-JEPA 2's probe has 4 blocks (the last one the query's) of 16 heads. AdamW with a short warm-up and a cosine."""
 
     blocks: int = 4
+    """Blocks, the last one the query's."""
     heads: int = 16
+    """Attention heads per block."""
     epochs: int = 20
+    """Passes over the tokens."""
     batch_size: int = 64
+    """Rows per step."""
     least_steps: int = 100
-    """As in ProbeConfig: few rows are gone through more often."""
+    """Least number of steps: few rows are passed over more than `epochs` times."""
     rates: tuple[float, ...] = (1e-3, 3e-4, 1e-4)
     """Peak learning rates to choose from on a held-out part of the training set; a single one is taken as it is."""
     weight_decay: float = 1e-2
+    """Weight decay of AdamW."""
     seeds: int = 3
+    """Probes that differ in initial weights and row order."""
 
     def __post_init__(self) -> None:
         """Refuse what no probe can be made of."""

@@ -27,9 +27,13 @@ class MAEConfig:
     """Masking and decoder; the defaults are the paper's (1,411 of 1,568 tokens masked, 157 visible)."""
 
     mask_ratio: float = 0.9
+    """Share of tokens that are masked."""
     decoder_width: int = 384
+    """Channels of the decoder's tokens."""
     decoder_depth: int = 4
+    """Blocks of the decoder."""
     decoder_heads: int = 16
+    """Attention heads per block of the decoder."""
     masking: Literal["random", "tube"] = "random"
     """random: anywhere in space-time (PPMA's); tube: the same places in every slice of time (VideoMAE's)."""
     decode_share: float = 1.0

@@ -22,13 +22,17 @@ class ProbeConfig:
     """AdamW with a cosine rate on standardised features; seeds differ in initial weights and order of the rows."""
 
     epochs: int = 30
+    """Passes over the features."""
     batch_size: int = 128
+    """Rows per step."""
     least_steps: int = 100
-    """Few rows are gone through more than `epochs` times, until the probe has had as many steps."""
+    """Least number of steps: few rows are passed over more than `epochs` times."""
     rates: tuple[float, ...] = (1e-2,)
     """Peak learning rates to choose from on a held-out part of the training set; a single one is taken as it is."""
     weight_decay: float = 1e-2
+    """Weight decay of AdamW."""
     seeds: int = 3
+    """Probes that differ in initial weights and row order."""
 
 
 def probe_epochs(rows: int, epochs: int, batch_size: int, least_steps: int) -> int:

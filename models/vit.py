@@ -35,13 +35,21 @@ class ViTConfig:
     """
 
     frames: int = 16
+    """Frames of a clip."""
     size: int = 224
+    """Side of a clip in pixels."""
     tubelet: int = 2
+    """Frames per token."""
     patch: int = 16
+    """Side of a token in pixels."""
     width: int = 768
+    """Channels of a token."""
     depth: int = 12
+    """Transformer blocks."""
     heads: int = 12
+    """Attention heads per block."""
     mlp_ratio: float = 4.0
+    """Width of the blocks' MLPs, in units of `width`."""
     pool: Literal["mean", "first"] = "mean"
     """Features of a clip: the norm of the tokens' mean, or the first token of the normed ones."""
     eps: float = 1e-6

@@ -30,8 +30,8 @@ def summary(config: Callable[[], object]) -> str:
 @dataclass(frozen=True)
 class MixedConfig:
     """Everything the main job depends on. Corpora are what `understudy pack` made: folders, or addresses such as
-    s3://bucket/prefix and https://host/path. Each stage that is run names its own, and the probe both of its two, or is
-    left out; `demo` makes its own under OUT/corpora where none is named.
+    s3://bucket/prefix and https://host/path. Name the corpora of each stage that is run; name both of the probe's or
+    neither. `demo` makes its own under OUT/corpora if none is named.
     """
 
     vit: ViTConfig
@@ -41,7 +41,7 @@ class MixedConfig:
     stride: int
     """Stored frames from one frame of a clip to the next."""
     mae_corpora: tuple[str, ...] = ()
-    """Corpora of stage 1."""
+    """Corpora of stage 1. The corpora of a stage need different names."""
     align_corpora: tuple[str, ...] = ()
     """Corpora of stage 2."""
     probe_train: str | None = None
@@ -49,11 +49,9 @@ class MixedConfig:
     probe_val: str | None = None
     """Corpus that it is tested on."""
     start: str | None = None
-    """Encoder that stage 2 starts from, in place of stage 1: a stage of a run, or anything else that transfer takes for
-    a checkpoint, which brings its own shape; or the word scratch.
-    """
+    """Encoder that stage 2 starts from, without stage 1: any checkpoint that transfer.py takes, or the word scratch."""
     stages: Literal["both", "stage1"] = "both"
-    """stage1: masked autoencoding alone. The same command without it goes on with stage 2."""
+    """stage1: masked autoencoding alone. The same command without it continues with stage 2."""
     mae_weights: tuple[float, ...] = ()
     """Share of steps for each corpus of stage 1; by default its share of the samples."""
     align_weights: tuple[float, ...] = ()
@@ -61,9 +59,9 @@ class MixedConfig:
     allow_kinds: tuple[str, ...] = ("no-human", "synthetic")
     """Kinds of corpora that may be trained on before the probe."""
     require_audit: float | None = None
-    """Largest share of frames that may show somebody by the upper bound of a corpus's audit; None asks for no audit."""
+    """Largest upper bound, by a corpus's audit, of the share of frames that show somebody; None asks for no audit."""
     allow_changed_corpora: bool = False
-    """Go on with a run although a corpus was packed anew; the ledger says until which step the old one was used."""
+    """Resume a run although a corpus was packed again; the ledger has the step until which the old one was used."""
     shared_head: bool = False
     """One head for all corpora in stage 2, label ids colliding as in PPMA's released configuration."""
     fresh_norm: bool = False
@@ -77,15 +75,16 @@ class MixedConfig:
     ablate: bool = False
     """Add rows for masked autoencoding alone and for alignment alone."""
     out: Path = Path("runs/mixed")
-    """Where everything goes; the same command goes on with what is there."""
+    """Run folder for everything; the same command resumes the run in it."""
     demo_clips: int = 0
-    """Clips in each demo pre-training corpus, which are made where no corpus is named; 0: they have to be named."""
+    """Clips in each demo pre-training corpus, generated if no corpus is named; 0: corpora must be named."""
     seed: int = 0
+    """Seed of initial weights, sample order, crops, masks and augmentation."""
     decoder: Literal["auto", "native", "plain", "dali", "reference"] = "auto"
     """What turns shards into clips in both stages; the probe takes auto."""
     lanes: int = 0
-    """Parts of a corpus that are read side by side; ranks have to divide them. 0: the largest divisor of a step's
-    samples up to 64, such as 32 for 32 samples. Another number is another order."""
+    """Parallel read streams; the number of ranks must divide it. Changing it changes the sample order.
+    0: automatic, the largest divisor up to 64 of a step's samples."""
     threads: int = 0
     """Decoding threads of each process; 0 means its share of the cores."""
     precision: Literal["auto", "bf16", "no"] = "auto"
@@ -93,13 +92,15 @@ class MixedConfig:
     compile: bool = False
     """torch.compile the models (on CPU this needs a C++ compiler)."""
     track: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
-    """Where the numbers of metrics.jsonl go too, with files below OUT; each is a package of its own to install."""
+    """Dashboard that also gets the numbers of metrics.jsonl, with files below OUT; each is a package to install."""
     checkpoint_activations: bool = False
     """Keep only what goes into each transformer block, and compute the rest again for the gradients: less memory for a
     third more arithmetic, the same results.
     """
     log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
     save_every: int = 100
+    """Steps between checkpoints, a multiple of --log-every; a killed run repeats at most so many."""
 
     def __post_init__(self) -> None:
         """Refuse parts that don't fit each other."""
@@ -111,7 +112,7 @@ class MixedConfig:
 
 
 def demo() -> MixedConfig:
-    """Demo corpora on two CPU cores: `accelerate launch recipes/mixed.py`, four minutes on quick ones, twice that on
+    """Demo corpora on two CPU cores: `accelerate launch recipes/mixed.py`, four minutes on fast ones, twice that on
     slow ones, corpora included.
     """
     return MixedConfig(
@@ -144,7 +145,7 @@ def demo() -> MixedConfig:
 
 
 def ppma() -> MixedConfig:
-    """The paper's recipe (ViT-B, 16 x 224 x 224, batch 128) on corpora that you name, which are packed at 6 frames/s:
+    """The paper's recipe (ViT-B, 16 x 224 x 224, batch 128) on corpora that you name, packed at 6 frames/s:
     `accelerate launch recipes/mixed.py ppma --mae-corpora NH --align-corpora NH SYN --probe-train T --probe-val V`.
     By arithmetic 3 h (stage 1) and 9 h (stage 2) on one H200 at 30-40 % of its peak; not run yet. The paper's linear
     probe is 88.4 % on UCF101 and 64.9 % on HMDB51, trained with heavy augmentation: `transfer.py --protocols online`.
@@ -186,9 +187,9 @@ def ppma() -> MixedConfig:
 
 
 def as_released() -> MixedConfig:
-    """`ppma` with what PPMA's released code does otherwise: the rate halves when warm-up ends, both corpora share one
-    head in which their label ids collide, stage 2 starts with a new last norm, and test clips end before the video does
-    (PyTorchVideo 0.1.5). Command, hardware and time are `ppma`'s; use it to measure what each of these costs.
+    """`ppma` with four faults of PPMA's released code: the rate halves when warm-up ends, both corpora share one head
+    in which their label ids collide, stage 2 starts with a new last norm, and test clips end before the video does
+    (PyTorchVideo 0.1.5). Command, hardware and time are `ppma`'s; use it to measure what these faults cost.
     """
     paper = ppma()
     return replace(

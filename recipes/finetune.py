@@ -38,15 +38,25 @@ class TaskConfig:
     """
 
     epochs: float = 30
+    """Passes over the training videos."""
     batch_size: int = 32
+    """Clips per step over all ranks."""
     rate: float = 2e-3
+    """Peak learning rate."""
     end: float = 5e-7
+    """Rate that the cosine ends at."""
     weight_decay: float = 1e-4
+    """Weight decay of AdamW."""
     layer_decay: float = 0.75
+    """Factor of the rate from each layer to the one before it."""
     drop_path: float = 0.1
+    """Stochastic depth."""
     smoothing: float = 0.1
+    """Label smoothing."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Least and largest share of the frame's area in a crop."""
     flip: bool = False
+    """Mirror half of the clips."""
     augment: Augment = field(
         default_factory=lambda: Augment(operations=4, erasing=0.25, mixup=0.8, cutmix=1.0, group=8)
     )
@@ -75,10 +85,13 @@ class FinetuneConfig(TaskConfig):
     """
 
     warmup_epochs: float = 3.75
+    """Epochs over which the rate rises to its peak."""
     start: float = 5e-7
+    """Rate of the first step."""
     halved: Halved = "no"
     """The rate halves when warm-up ends: rest, as in the released PPMA code; whole, as in its masked autoencoding."""
     seeds: int = 3
+    """Runs that differ in seed."""
 
     def stage(self, videos: int) -> Stage:
         """The schedule for a corpus of so many videos."""
@@ -102,8 +115,11 @@ class AverageConfig(TaskConfig):
     """
 
     mixing: Mixing = "model"
+    """model: one mixture for all weights; tensor: one per parameter tensor."""
     rate: float = 1.6e-2
+    """Peak learning rate."""
     end: float = 4e-6
+    """Rate that the cosine ends at."""
 
 
 class AverageClassifier(nn.Module):

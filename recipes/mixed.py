@@ -125,7 +125,7 @@ def command_line(arguments: Sequence[str]) -> MixedConfig:
         arguments = ["demo", *arguments]
     configs = {f.__name__: (summary(f), f()) for f in (demo, ppma, as_released)}
     return tyro.extras.overridable_config_cli(
-        configs, prog="mixed.py", description="Without a name it is demo.", args=list(arguments)
+        configs, prog="mixed.py", description="Without a config name, demo is used.", args=list(arguments)
     )
 
 

@@ -15,17 +15,25 @@ class Stage:
     """One stage's schedule. `batch_size` is global and counts views; `views` are crops of one decode."""
 
     steps: int
+    """Steps of the stage."""
     batch_size: int
+    """Rows per step over all ranks, views included."""
     views: int
+    """Crops per decoded window."""
     rate: float
     """Peak learning rate."""
     warmup: int
     """Steps over which it rises linearly from `start`."""
     weight_decay: float
+    """Weight decay of AdamW."""
     betas: tuple[float, float] = (0.9, 0.999)
+    """Betas of AdamW."""
     layer_decay: float = 1.0
+    """Factor of the rate from each layer to the one before it."""
     crop_scale: tuple[float, float] = (0.08, 1.0)
+    """Least and largest share of the frame's area in a crop."""
     flip: bool = False
+    """Mirror half of the views."""
     start: float = 1e-6
     """Rate of the first step."""
     end: float = 0.0

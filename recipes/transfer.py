@@ -64,14 +64,15 @@ class TransferConfig:
     stride: int
     """Stored frames from one frame of a clip to the next."""
     checkpoint: tuple[str, ...] = (SCRATCH,)
-    """Encoders, each [NAME=]PATH: a stage of a run, a folder of save_pretrained, VideoMAE's weights of timm's or
-    transformers' making; or the word scratch. Differences are to the first.
+    """Encoders, each [NAME=]PATH: a stage of a run, a folder of save_pretrained, VideoMAE's weights in timm's or
+    transformers' form; or the word scratch. Differences are to the first.
     """
     average: tuple[str, ...] = ()
-    """Two checkpoints whose adaptive average is one more model, and with the head learned with it one more row."""
+    """Two checkpoints whose adaptive average is evaluated as one more model, and with its own head as one more row."""
     corpora: tuple[str, ...] = ()
-    """Downstream corpora, each the part of the path or address before -train and -val; by default the demo's."""
+    """Downstream corpora: corpora/ucf101 means corpora/ucf101-train and corpora/ucf101-val; by default the demo's."""
     protocols: tuple[Protocol, ...] = ("linear", "attentive", "finetune")
+    """Protocols to run; online, PPMA's linear probe on augmented clips, only if it is named."""
     train_views: EvalViews = field(default_factory=EvalViews)
     """Views of a training video that probes see."""
     val_views: EvalViews = field(default_factory=lambda: EvalViews(clips=2, crops=3))
@@ -80,11 +81,12 @@ class TransferConfig:
     attentive: AttentiveConfig = field(default_factory=AttentiveConfig)
     finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     online: FinetuneConfig = field(default_factory=online_probe)
+    """PPMA's linear probe: the head alone, on a frozen trunk, of clips augmented as in fine-tuning."""
     averaging: AverageConfig = field(default_factory=AverageConfig)
     exclude: tuple[str, ...] = ()
-    """Keys of validation samples that don't count. Others that can't be decoded count as wrong."""
+    """Keys of validation samples to leave out. Others that can't be decoded count as wrong."""
     out: Path = Path("runs/transfer")
-    """Where features, fine-tuned models and results go; what is there already is not done again."""
+    """Folder for features, fine-tuned models and results; what is in it already is not done again."""
     threads: int = 0
     """Decoding threads of each process; 0 means its share of the cores."""
     precision: Literal["auto", "bf16", "no"] = "auto"
@@ -92,7 +94,9 @@ class TransferConfig:
 
 
 def demo() -> TransferConfig:
-    """The demo's actions on two CPU cores: `accelerate launch recipes/transfer.py`; minutes a checkpoint."""
+    """The demo's actions on two CPU cores, without augmentation: `accelerate launch recipes/transfer.py`; minutes per
+    checkpoint.
+    """
     return TransferConfig(
         vit=DEMO,
         stride=2,
@@ -115,7 +119,7 @@ def demo() -> TransferConfig:
 
 def ppma() -> TransferConfig:
     """The paper's protocol, 2 clips x 3 crops: `accelerate launch recipes/transfer.py ppma --checkpoint RUN/stage2
-    --corpora DATA/ucf101 DATA/hmdb51`. By arithmetic 20 minutes of fine-tuning a seed on UCF101 on one H200, not run.
+    --corpora DATA/ucf101 DATA/hmdb51`. By arithmetic 20 minutes of fine-tuning per seed on UCF101 on one H200, not run.
     """
     return TransferConfig(vit=BASE, stride=1)
 
@@ -293,7 +297,7 @@ def command_line(arguments: Sequence[str]) -> TransferConfig:
         arguments = ["demo", *arguments]
     configs = {f.__name__: (summary(f), f()) for f in (demo, ppma)}
     return tyro.extras.overridable_config_cli(
-        configs, prog="transfer.py", description="Without a name it is demo.", args=list(arguments)
+        configs, prog="transfer.py", description="Without a config name, demo is used.", args=list(arguments)
     )
 
 
