@@ -1,6 +1,7 @@
-"""The README's chart (SVG) and tables (Markdown) out of what loaders.py wrote. Every number comes from that file.
+"""The chart (SVG) and tables (Markdown) of docs/loading.md out of what loaders.py wrote. Every number comes from there.
 
-    python benchmarks/chart.py results/loaders.json --svg docs/loaders.svg --into README.md
+    python benchmarks/chart.py benchmarks/results/loaders.json --svg docs/loaders.svg --into docs/loading.md
+    python benchmarks/chart.py benchmarks/results/loaders-targets.json --targets --into docs/loading.md
 
 The tables go to stdout, or between the lines `<!-- loaders -->` and `<!-- /loaders -->` of the file given with --into;
 with `--targets` only the ratios, between `<!-- targets -->` and `<!-- /targets -->`.
