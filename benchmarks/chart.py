@@ -1,10 +1,8 @@
 """The chart (SVG) and tables (Markdown) of docs/loading.md out of what loaders.py wrote. Every number comes from there.
 
     python benchmarks/chart.py benchmarks/results/loaders.json --svg docs/loaders.svg --into docs/loading.md
-    python benchmarks/chart.py benchmarks/results/loaders-targets.json --targets --into docs/loading.md
 
-The tables go to stdout, or between the lines `<!-- loaders -->` and `<!-- /loaders -->` of the file given with --into;
-with `--targets` only the ratios, between `<!-- targets -->` and `<!-- /targets -->`.
+The tables go to stdout, or between the lines `<!-- loaders -->` and `<!-- /loaders -->` of the file given with --into.
 """
 
 from __future__ import annotations
@@ -43,19 +41,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", type=Path)
     parser.add_argument("--svg", type=Path, help="where to write the chart")
     parser.add_argument("--into", type=Path, help="the Markdown file that has the marks between which the tables go")
-    parser.add_argument("--targets", action="store_true", help="only the table of the ratios that are aimed at")
     args = parser.parse_args(arguments)
     results = json.loads(args.results.read_bytes())
     if args.svg:
         args.svg.write_text(svg(results), encoding="utf-8")
-    tables = f"{ratio_table(results)}\n" if args.targets else f"{ratio_table(results)}\n\n{row_table(results)}\n"
+    tables = f"{ratio_table(results)}\n\n{row_table(results)}\n"
     if not args.into:
         print(tables, end="")
         return 0
     text = args.into.read_text(encoding="utf-8")
-    name = "targets" if args.targets else "loaders"
     try:
-        args.into.write_text(with_table(text, name, tables), encoding="utf-8")
+        args.into.write_text(with_table(text, "loaders", tables), encoding="utf-8")
     except UserError as error:
         print(f"error: {args.into}: {error}", file=sys.stderr)
         return 2
