@@ -221,8 +221,12 @@ class _DaliDecoder:
             return
         some = [request for i in which if (request := requests[i]) is not None]
         clips = np.empty((len(some), *out.shape[1:]), np.uint8)
+
+        def decode(i: int) -> str | None:
+            return self._host(some[i : i + 1], clips[i : i + 1])[0]
+
         with ThreadPoolExecutor(self._threads) as pool:
-            answers = list(pool.map(lambda i: self._host(some[i : i + 1], clips[i : i + 1])[0], range(len(some))))
+            answers = list(pool.map(decode, range(len(some))))
         for i, reason, clip in zip(which, answers, clips):
             reasons[i] = reason
             out[i].copy_(torch.from_numpy(clip))

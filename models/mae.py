@@ -3,6 +3,7 @@
 # No `from __future__ import annotations` in this file: the Hub mixin reads the types of __init__ to rebuild configs.
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal
 
 import torch
@@ -89,11 +90,16 @@ def running_cells(rows: int, grid: tuple[int, int, int], generator: torch.Genera
     height, width = grid[1:]
     if height % 2 or width % 2:
         raise ValueError(f"decoding half of the tokens needs an even grid, not {height} x {width}")
-    device = generator.device
-    t, y, x = torch.meshgrid(*(torch.arange(n, device=device) for n in grid), indexing="ij")
+    kept = _cells_by_start(grid, generator.device)
+    return kept[torch.randint(4, (rows,), generator=generator, device=kept.device)]
+
+
+@cache
+def _cells_by_start(grid: tuple[int, int, int], device: torch.device) -> Tensor:
+    """Indices int64 (4, tokens / 2); made once, for to count them waits for the device."""
+    t, y, x = torch.meshgrid(*(torch.arange(n) for n in grid), indexing="ij")
     turn = 2 * (y % 2) + x % 2 + t
-    kept = torch.stack([((turn + start) % 4 < 2).flatten().nonzero().flatten() for start in range(4)])
-    return kept[torch.randint(4, (rows,), generator=generator, device=device)]
+    return torch.stack([((turn + start) % 4 < 2).flatten().nonzero().flatten() for start in range(4)]).to(device)
 
 
 def draw_masks(

@@ -92,8 +92,8 @@ def group_split(
     """Which samples of a training set to hold out for tuning, bool (N,): about `share` of each class, no group torn
     apart, every class left in training.
 
-    Groups are taken in a random order, each for the class that it has most of. Raises ValueError where no group can be
-    held out, as when every class is of a single one.
+    Groups are taken in a random order, each for the class that it has most of; of a class whose groups are all larger
+    than its share, the smallest. Raises ValueError where no group can be held out, as when every class is of one.
     """
     remaining = np.bincount(labels)
     wanted = share * remaining
@@ -102,10 +102,13 @@ def group_split(
     members: dict[int, list[int]] = {}
     for row, group in enumerate(groups.tolist()):
         members.setdefault(group, []).append(row)
-    for group in np.random.default_rng(seed).permutation(sorted(members)).tolist():
+    drawn: list[int] = np.random.default_rng(seed).permutation(sorted(members)).tolist()
+    within = [(group, False) for group in drawn]
+    beyond = [(group, True) for group in sorted(drawn, key=lambda group: len(members[group]))]
+    for group, first in within + beyond:
         counts = np.bincount(labels[members[group]], minlength=len(remaining))
         main = int(counts.argmax())
-        fits = taken[main] + counts[main] <= max(wanted[main], counts[main] if taken[main] == 0 else 0)
+        fits = taken[main] == 0 if first else taken[main] + counts[main] <= wanted[main]
         if fits and (counts[counts > 0] < remaining[counts > 0]).all():
             held_out[members[group]] = True
             remaining, taken = remaining - counts, taken + counts

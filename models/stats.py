@@ -47,6 +47,9 @@ def accuracy_interval(correct: NDArray[np.float64], groups: NDArray[np.int64]) -
     Wilson's, of as many independent samples as would spread the mean as the groups do, at most n, and with Student's t
     of the groups in the place of the normal distribution (Korn and Graubard 1998, Survey Methodology 24, with Wilson's
     interval for theirs, as Dean and Pagano 2015, J. Survey Statistics and Methodology 3). A single group says nothing.
+    Where all are right, or all wrong, nothing tells how far a group's belong together: then it counts once. Of a mean
+    near 0 or 1 few groups tell little of it, and the interval is too narrow: of 8 groups, whose answers agree with a
+    correlation of 0.3, that of a mean of 0.95 holds it 81 times in 100.
     """
     labels = np.unique(groups, return_inverse=True)[1]
     sizes, n, mean = np.bincount(labels), len(correct), float(correct.mean())
@@ -55,6 +58,8 @@ def accuracy_interval(correct: NDArray[np.float64], groups: NDArray[np.int64]) -
         return wilson(mean * n, n)
     if count == 1:
         return 0.0, 1.0
+    if mean in (0.0, 1.0):
+        return wilson(mean * count, count)
     beyond = np.bincount(labels, correct) - mean * sizes
     spread, alone = count / (count - 1) * float(beyond @ beyond) / n**2, mean * (1 - mean) / n
     effective = n * min(1.0, alone / spread if spread > 0 else 1.0) * (Z / student(count - 1)) ** 2

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from understudy.loader import EvalViews
 from understudy.models.loading import load_encoder
 from understudy.models.vit import VideoViT, ViTConfig, init_xavier
 from understudy.recipes.features import weights_digest
-from understudy.recipes.outcome import training_of
+from understudy.recipes.provenance import Provenance, provenance_of
 from understudy.recipes.train import step_seed
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
@@ -25,7 +25,9 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder under the name that its rows have, and what they say of where it comes from."""
+    """An encoder under the name that its rows have, and what they say of where it comes from: `about` has its digest
+    and the fields of a Provenance.
+    """
 
     name: str
     encoder: VideoViT
@@ -43,9 +45,7 @@ class Task:
 
 def open_model(argument: str, vit: ViTConfig) -> Model:
     """The encoder that `[NAME=]PATH` or `scratch` stands for. Raises UserError where it can't be read as one."""
-    name, equals, path = argument.partition("=")
-    if not equals or "/" in name:  # a path may hold an =
-        name, path = "", argument
+    name, path = _named(argument)
     if path == SCRATCH:
         torch.manual_seed(step_seed(0, "init"))
         encoder = VideoViT(vit)
@@ -55,17 +55,24 @@ def open_model(argument: str, vit: ViTConfig) -> Model:
         encoder, _ = load_encoder(path)
     except ValueError as error:
         raise UserError(str(error)) from None
-    about = {"digest": weights_digest(encoder), "trained_on": training_of(Path(path))}
+    about = {"digest": weights_digest(encoder), **asdict(provenance_of(Path(path)))}
     return Model(name or "/".join(Path(path).parts[-2:]), encoder, about)
+
+
+def _named(argument: str) -> tuple[str, str]:
+    """NAME and PATH of `[NAME=]PATH`, NAME empty where there is none."""
+    name, equals, path = argument.partition("=")
+    return (name, path) if equals and "/" not in name else ("", argument)  # a path may hold an =
 
 
 def scratch_model(encoder: VideoViT, name: str = SCRATCH) -> Model:
     """An encoder that nothing was done to."""
-    return Model(name, encoder.eval(), {"digest": weights_digest(encoder), "trained_on": []})
+    return Model(name, encoder.eval(), {"digest": weights_digest(encoder), **asdict(Provenance())})
 
 
-def open_task(prefix: str) -> Task:
-    """The corpora PREFIX-train and PREFIX-val. Raises UserError where they are not of the same classes."""
+def open_task(argument: str) -> Task:
+    """The corpora PREFIX-train and PREFIX-val of `[NAME=]PREFIX`. Raises UserError where their classes differ."""
+    name, prefix = _named(argument)
     train, val = Corpus.open(f"{prefix}-train"), Corpus.open(f"{prefix}-val")
     if train.manifest.classes != val.manifest.classes:
         differing = [i for i, (a, b) in enumerate(zip(train.manifest.classes, val.manifest.classes)) if a != b]
@@ -74,7 +81,7 @@ def open_task(prefix: str) -> Task:
             f"{prefix}-train and -val: their class lists differ ({len(train.manifest.classes)} and "
             f"{len(val.manifest.classes)} classes{first}); pack both with one list"
         )
-    return Task(Path(prefix).name, train, val)
+    return Task(name or Path(prefix).name, train, val)
 
 
 def describe_views(views: EvalViews) -> str:

@@ -23,12 +23,12 @@ from understudy.models.optim import Halved
 from understudy.models.vit import VideoViT
 from understudy.models.whole import MODEL, classifier_header
 from understudy.recipes.checkpoint import save_tensors
+from understudy.recipes.entries import Model
 from understudy.recipes.features import cache_name, encoder_key, one_pass
+from understudy.recipes.provenance import write_origin
 from understudy.recipes.stage import Stage, StageReport
 from understudy.recipes.train import ENCODER, step_seed, train_stage
 from understudy.shards.corpus import Corpus
-
-SCORES = "scores.safetensors"
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Averaged:
 
 def finetune(
     accelerator: Accelerator,
-    encoder: VideoViT,
+    start: Model,
     train: Corpus,
     val: Corpus,
     clip: Clip,
@@ -178,13 +178,16 @@ def finetune(
 ) -> Finetuned:
     """Fine-tune all weights on `train`, or with `frozen` those of the head, and score `val`.
 
-    What is done lies in a folder of `out` named by all that decides it, and is not done again.
+    The model lies in a folder of `out` named by all that decides it, its scores there by what else decides these, and
+    neither is made again.
     """
-    classes = len(train.manifest.classes)
-    about = {**encoder_key(encoder), "train": train.manifest.digest, "val": val.manifest.digest}
-    about |= {"config": asdict(config), "clip": asdict(clip), "views": asdict(views), "seed": seed}
-    about |= {"precision": accelerator.mixed_precision}
+    encoder, classes = start.encoder, len(train.manifest.classes)
+    settings = {key: value for key, value in asdict(config).items() if key != "seeds"}  # how many there are
+    about = {**encoder_key(encoder), "train": train.manifest.digest, "config": settings, "clip": asdict(clip)}
+    about |= {"seed": seed, "precision": accelerator.mixed_precision}
     name = cache_name("online" if frozen else "finetune", train, about)
+    if accelerator.is_main_process:
+        write_origin(out / name, [start.about])
     torch.manual_seed(step_seed(seed, "init-finetune"))
     model = VideoClassifier(encoder.config, classes, config.drop_path)
     model.encoder.load_state_dict(encoder.state_dict())
@@ -194,7 +197,7 @@ def finetune(
 
 def learn_average(
     accelerator: Accelerator,
-    encoders: tuple[VideoViT, VideoViT],
+    parts: tuple[Model, Model],
     train: Corpus,
     val: Corpus,
     clip: Clip,
@@ -204,15 +207,18 @@ def learn_average(
     threads: int,
 ) -> Averaged:
     """The mixture of two encoders that a linear head on `train` is best served by, with that head scored on `val`."""
+    encoders = (parts[0].encoder, parts[1].encoder)
     about = {"encoders": [encoder_key(encoder) for encoder in encoders], "train": train.manifest.digest}
-    about |= {"val": val.manifest.digest, "config": asdict(config), "clip": asdict(clip), "views": asdict(views)}
-    about |= {"precision": accelerator.mixed_precision}
+    about |= {"config": asdict(config), "clip": asdict(clip), "precision": accelerator.mixed_precision}
     name = cache_name("average", train, about)
+    if accelerator.is_main_process:
+        write_origin(out / name, [part.about for part in parts])
     torch.manual_seed(step_seed(0, "init-average"))
     average = AdaptiveAverage(encoders, config.mixing, config.drop_path)
     model = AverageClassifier(average, len(train.manifest.classes))
     joint = _trained(accelerator, name, model, train, val, clip, views, config, 0, out, threads)
     weights = load_file(out / name / MODEL).items()
+    average.cpu()  # mixed on another device it would have other last bits, and all that is done with it done again
     average.load_state_dict({key.removeprefix("encoder."): v for key, v in weights if key.startswith("encoder.")})
     return Averaged(average.merged(), tuple(average.mixing.softmax(dim=1).mean(dim=0).tolist()), joint)
 
@@ -232,7 +238,9 @@ def _trained(
 ) -> Finetuned:
     """Train a model on `train` and score it on `val`, of which what lies in `out/NAME` already is not done again."""
     stage = config.stage(len(train))
-    scores, whole, encoder = (out / name / file for file in (SCORES, MODEL, ENCODER))
+    whole, encoder = out / name / MODEL, out / name / ENCODER
+    scored = cache_name("scores", val, {"val": val.manifest.digest, "views": asdict(views)})
+    scores = out / name / f"{scored}.safetensors"
 
     def loss_of(model: nn.Module, batch: Batch, generator: torch.Generator) -> Tensor:
         clips, other, share = augment_batch(

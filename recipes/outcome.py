@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +12,6 @@ from torch import Tensor
 from understudy.models.stats import accuracy_interval, class_mean, paired_difference
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
-
-START = "start.json"  # in a run that began with an encoder from elsewhere: which, and what that was trained on
 
 
 @dataclass(frozen=True)
@@ -105,23 +101,3 @@ def check_excluded(excluded: Sequence[str], vals: Sequence[Corpus]) -> None:
     unknown = [key for key in excluded if key not in known]
     if unknown:
         raise UserError(f"--exclude {' '.join(unknown)}: no validation sample has such a key")
-
-
-def training_of(checkpoint: Path) -> list[dict[str, Any]]:
-    """The ledgers and speeds of the training stages that a checkpoint of ours went through, oldest first.
-
-    Empty for other checkpoints. A run keeps its stages side by side: stage2 starts from stage1, or what START tells of.
-    """
-    folder = checkpoint if checkpoint.is_dir() else checkpoint.parent
-    folders = [folder.with_name("stage1"), folder] if folder.name == "stage2" else [folder]
-    began = folder.with_name(START)
-    from_elsewhere = folder.name == "stage2" and began.is_file()
-    stages: list[dict[str, Any]] = json.loads(began.read_text())["trained_on"] if from_elsewhere else []
-    for stage in folders:
-        if (stage / "ledger.json").is_file() and (stage / "report.json").is_file():
-            ledger: dict[str, Any] = json.loads((stage / "ledger.json").read_text())
-            report: dict[str, Any] = json.loads((stage / "report.json").read_text())
-            speed = {"samples_per_second": report["samples"] / report["seconds"] if report["seconds"] else None}
-            share = {"data_share": report["data_seconds"] / report["seconds"] if report["seconds"] else None}
-            stages.append({"stage": stage.name, **ledger, **speed, **share})
-    return stages

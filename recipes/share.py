@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,10 +20,10 @@ from understudy.models.vit import ViTConfig
 from understudy.models.whole import load_autoencoder, load_classifier
 from understudy.recipes.checkpoint import os_errors
 from understudy.recipes.features import weights_digest
-from understudy.recipes.outcome import START, training_of
+from understudy.recipes.provenance import Provenance, provenance_of, write_origin
 from understudy.recipes.start import told_in_one_line
 from understudy.recipes.table import PROTOCOLS
-from understudy.recipes.train import LEDGER
+from understudy.recipes.train import REPORT
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
 
@@ -63,9 +63,9 @@ def share(config: Share) -> None:
     run = config.stage.resolve().parent
     if config.stage.resolve().name not in STAGES:
         raise UserError(f"{config.stage}: not a stage of a run; name one of RUN/{', RUN/'.join(STAGES)}")
-    if not (config.stage / LEDGER).exists():
+    if not (config.stage / REPORT).exists():
         raise UserError(f"{config.stage}: has not finished; run the same training command again")
-    stages = training_of(config.stage.resolve())
+    provenance = provenance_of(config.stage)
     if (config.corpus is not None) != (config.what == "classifier"):
         if config.what == "classifier":
             raise UserError("--what classifier: name the corpus whose head it is to have with --corpus")
@@ -83,10 +83,7 @@ def share(config: Share) -> None:
     files = [run / "results.json"] if (run / "results.json").exists() else []
     digest = weights_digest(encoder)
     rows = [row for file in (*files, *config.results) for row in _read(file)["rows"] if row["digest"] == digest]
-    began = run / START if config.stage.resolve().name == "stage2" else None
-    start = _read(began) if began and began.exists() else None
-    unknown = start["path"] if start and not start["trained_on"] else None
-    card = model_card(config, vit, stages, rows, unknown)
+    card = model_card(config, vit, provenance, rows)
     temporary = config.out.with_name(f".{config.out.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
@@ -94,6 +91,7 @@ def share(config: Share) -> None:
             model.save_pretrained(temporary)
         if classes:
             write_atomic(temporary / "classes.json", (json.dumps(classes, indent=1) + "\n").encode())
+        write_origin(temporary, [asdict(provenance)])
         write_atomic(temporary / "README.md", card.encode())
         temporary.rename(config.out)
     except BaseException:
@@ -101,17 +99,9 @@ def share(config: Share) -> None:
         raise
 
 
-def model_card(
-    config: Share,
-    vit: ViTConfig,
-    stages: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
-    unknown_start: str | None = None,
-) -> str:
-    """The card as Markdown with the Hub's YAML before it: data by stage (as `training_of` has them), people, results,
-    and what is not claimed. `unknown_start` is where it began, if that is nothing that this project trained.
-    """
-    corpora = {name: about for stage in stages for name, about in stage["corpora"].items()}
+def model_card(config: Share, vit: ViTConfig, provenance: Provenance, rows: list[dict[str, Any]]) -> str:
+    """The card as Markdown with the Hub's YAML before it: data by stage, people, results, and what is not claimed."""
+    corpora = {about["digest"]: about for about in provenance.corpora()}
     clips = {kind: sum(c["samples"] for c in corpora.values() if c["kind"] == kind) for kind in KINDS}
     people = " and ".join(f"{count:,} {KINDS[kind]}" for kind, count in clips.items() if count)
     real = clips["real"]
@@ -142,19 +132,18 @@ def model_card(
         "| stage | corpus | kind | clips | seen | skipped | licence | digest |",
         "|---|---|---|---:|---:|---:|---|---|",
     ]
-    for stage in stages:
+    for stage in provenance.trained_on:
+        for old in stage.get("replaced", []):
+            lines.append(_row(stage["stage"], f"{old['source']}, until step {old['until']:,}", old, "as below", ""))
         for name, about in stage["corpora"].items():
             seen, skipped = stage["seen"].get(name, 0), sum(stage["skipped"].get(name, {}).values())
-            lines.append(
-                f"| {stage['stage']} | {name} | {about['kind']} | {about['samples']:,} | {seen:,} | "
-                f"{skipped:,} | {about['licence']} | `{about['digest'][:16]}` |"
-            )
+            lines.append(_row(stage["stage"], name, about, f"{seen:,}", f"{skipped:,}"))
     lines += ["", "## People in the data", ""]
     if real:
         lines += [f"**{real:,} clips show real people.** The model must not be called people-free.", ""]
-    if unknown_start:
+    for weights in provenance.unknown:
         lines += [
-            f"**It began with the weights `{unknown_start}`, of whose training data this card knows nothing.** "
+            f"**It began with the weights `{weights}`, of whose training data this card knows nothing.** "
             "The model must not be called people-free.",
             "",
         ]
@@ -189,6 +178,13 @@ def model_card(
         "- That the results hold beyond the tasks and intervals above.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _row(stage: str, corpus: str, about: dict[str, Any], seen: str, skipped: str) -> str:
+    return (
+        f"| {stage} | {corpus} | {about['kind']} | {about['samples']:,} | {seen} | {skipped} | {about['licence']} | "
+        f"`{about['digest'][:16]}` |"
+    )
 
 
 def _use(config: Share, vit: ViTConfig) -> tuple[str, list[str]]:

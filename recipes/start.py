@@ -19,7 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from understudy.loader.batch import default_threads
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.entries import SCRATCH, Model, open_model
-from understudy.recipes.outcome import START
+from understudy.recipes.provenance import START, Provenance
 from understudy.recipes.track import check_tracker
 from understudy.shards.audited import require_audit
 from understudy.shards.corpus import Corpus
@@ -133,13 +133,12 @@ def open_start(config: MixedConfig) -> Model | None:
     if config.start is None or config.start == SCRATCH:
         return None
     model = open_model(config.start, config.vit)
-    for stage in model.about["trained_on"]:
-        for corpus in (*stage["corpora"].values(), *stage.get("replaced", [])):
-            if corpus["kind"] not in config.allow_kinds:
-                raise UserError(
-                    f"--start {config.start}: was trained on a corpus of kind {corpus['kind']}; add --allow-kinds "
-                    f"{' '.join((*config.allow_kinds, corpus['kind']))} to go on"
-                )
+    for corpus in Provenance(model.about["trained_on"]).corpora():
+        if corpus["kind"] not in config.allow_kinds:
+            raise UserError(
+                f"--start {config.start}: was trained on a corpus of kind {corpus['kind']}; add --allow-kinds "
+                f"{' '.join((*config.allow_kinds, corpus['kind']))} to go on"
+            )
     return model
 
 

@@ -126,7 +126,14 @@ def train_stage(
     folder, log = out / name, MetricsLog(out / "metrics.jsonl")
     done = folder / REPORT
     if done.exists():
+        if accelerator.is_main_process:
+            remove_checkpoints(folder)  # a kill may have come first
         return StageReport(**json.loads(done.read_text()))
+    if stage.warmup >= stage.steps:
+        accelerator.print(
+            f"{name}: its rate only rises, for warm-up takes {stage.warmup} steps and it has {stage.steps}; "
+            "shorten the warm-up"
+        )
 
     if save_every % log_every:
         raise UserError(f"--save-every {save_every} must be a multiple of --log-every {log_every}")

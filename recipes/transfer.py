@@ -23,7 +23,8 @@ import torch
 import tyro
 from accelerate import Accelerator
 
-from understudy.loader import Clip, EvalViews
+from understudy.loader import Clip, EvalViews, Views
+from understudy.loader.order import check_layout, default_lanes
 from understudy.models.attentive import AttentiveConfig, AttentiveProbe
 from understudy.models.augment import Augment
 from understudy.models.classify import VideoClassifier
@@ -70,7 +71,8 @@ class TransferConfig:
     average: tuple[str, ...] = ()
     """Two checkpoints whose adaptive average is evaluated as one more model, and with its own head as one more row."""
     corpora: tuple[str, ...] = ()
-    """Downstream corpora: corpora/ucf101 means corpora/ucf101-train and corpora/ucf101-val; by default the demo's."""
+    """Downstream corpora, each [NAME=]PREFIX: corpora/ucf101 means corpora/ucf101-train and corpora/ucf101-val; by
+    default the demo's."""
     protocols: tuple[Protocol, ...] = ("linear", "attentive", "finetune")
     """Protocols to run; online, PPMA's linear probe on augmented clips, only if it is named."""
     train_views: EvalViews = field(default_factory=EvalViews)
@@ -138,6 +140,8 @@ def main(config: TransferConfig) -> dict[str, Any]:
         raise UserError(f"--average takes two checkpoints, not {len(parts)}")
     if len({model.name for model in models}) < len(models):
         raise UserError("two checkpoints have the same name; tell them apart with NAME=PATH")
+    if len({task.name for task in tasks}) < len(tasks):
+        raise UserError("two corpora have the same name; tell them apart with NAME=PREFIX")
     check(config, [*models, *parts], tasks, accelerator.num_processes)
 
     settings = {k: v for k, v in asdict(config).items() if k not in ("out", "threads")}
@@ -200,6 +204,13 @@ def check(config: TransferConfig, models: Sequence[Model], tasks: Sequence[Task]
                 f"{flag} needs epochs above 0 and a batch that {ranks} ranks divide, "
                 f"not {settings.epochs} and {settings.batch_size}"
             )
+        if not 0 <= settings.smoothing <= 1 or not 0 <= settings.drop_path < 1:
+            raise UserError(
+                f"{flag} needs smoothing from 0 to 1 and drop path from 0 to under 1, "
+                f"not {settings.smoothing} and {settings.drop_path}"
+            )
+        check_layout(settings.batch_size, default_lanes(settings.batch_size), ranks)
+        Views(1, scale=settings.crop_scale, flip=settings.flip)
         check_mixing(settings.augment, flag, settings.batch_size, 1, ranks)
         for task in tasks:
             settings.stage(len(task.train))
@@ -215,7 +226,7 @@ def run(accelerator: Accelerator, model: Model, task: Task, protocol: Protocol, 
     if protocol in ("finetune", "online"):
         frozen = protocol == "online"
         settings = config.online if frozen else config.finetune
-        train_and_score = partial(finetune, accelerator, model.encoder, task.train, task.val, clip, config.val_views)
+        train_and_score = partial(finetune, accelerator, model, task.train, task.val, clip, config.val_views)
         runs = [
             train_and_score(settings, seed=seed, out=config.out, threads=threads, frozen=frozen)
             for seed in range(settings.seeds)
@@ -273,12 +284,12 @@ def average_of(
     that was learned with it, which is what PPMA scores.
     """
     clip = clip_of(parts[0].encoder.config, config)
-    encoders = (parts[0].encoder, parts[1].encoder)
     learned = learn_average(
-        *(accelerator, encoders, task.train, task.val, clip, config.val_views, config.averaging, config.out),
-        threads_of(config),
+        *(accelerator, (parts[0], parts[1]), task.train, task.val, clip, config.val_views, config.averaging),
+        *(config.out, threads_of(config)),
     )
     about = {"digest": weights_digest(learned.encoder), "average_of": [part.about for part in parts]}
+    about |= {key: [one for part in parts for one in part.about[key]] for key in ("trained_on", "unknown")}
     about |= {"shares": list(learned.shares)}
     model = Model("adaptive average", learned.encoder, about)
     told = {**about, "task_digest": task.val.manifest.digest, "val_views": describe_views(config.val_views)}

@@ -111,6 +111,14 @@ def test_a_split_is_about_as_large_as_asked_for_and_of_all_classes() -> None:
         group_split(labels, labels)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_of_classes_with_large_groups_only_the_smallest_are_held_out(seed: int) -> None:
+    labels = np.repeat([0, 1], 50)
+    groups = np.repeat([0, 1, 2, 3], [45, 5, 20, 30])  # of the first a tenth, of the second less than half
+    held = group_split(labels, groups, 0.2, seed)
+    assert set(groups[held]) == {1, 2}
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_attentive_probe_finds_the_token_that_tells(bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attentive, "_computes_in_bf16", lambda _: bf16)  # as on a GPU that does

@@ -22,6 +22,7 @@ from understudy.recipes import share as share_module
 from understudy.recipes import stages
 from understudy.recipes.configs import MixedConfig
 from understudy.recipes.mixed import command_line, main
+from understudy.recipes.provenance import Provenance, provenance_of
 from understudy.recipes.share import Share, model_card, share
 from understudy.shards.errors import UserError
 
@@ -56,6 +57,7 @@ def test_the_folder_loads_and_its_card_says_what_was_counted(run: Path, tmp_path
         assert cells[8].strip("`") == ledger["corpora"][name]["digest"][:16]
     assert "80 videos of synthetic people" in card  # not 120: stage 1 saw one of the two corpora again
     assert "real people" not in card
+    assert [stage["stage"] for stage in provenance_of(tmp_path / "shared").trained_on] == ["stage1", "stage2"]
     results = json.loads((run / "results.json").read_text())
     (row,) = (row for row in results["rows"] if row["model"] == "PPMA")
     assert f"| bars | linear | {100 * row['top1']:.1f} |" in card
@@ -74,9 +76,17 @@ def test_real_people_are_said_aloud() -> None:
 
     about = {"kind": "real", "licence": "?", "samples": 1234, "digest": "0" * 64}
     stage = {"stage": "stage1", "corpora": {"c": about}, "seen": {"c": 5}, "skipped": {}}
-    card = model_card(Share(Path("x"), Path("y"), "mit"), DEMO, [stage], [])
+    card = model_card(Share(Path("x"), Path("y"), "mit"), DEMO, Provenance((stage,)), [])
     assert "**1,234 clips show real people.**" in card
     assert "None were measured" in card
+    # Another corpus of that name, without people, in the next stage, or in its place from some step on.
+    clean = {"kind": "no-human", "licence": "?", "samples": 40, "digest": "1" * 64}
+    after = {"stage": "stage2", "corpora": {"c": clean}, "seen": {"c": 5}, "skipped": {}}
+    replaced = {**after, "replaced": [{"source": "c", "until": 1234, **about}]}
+    for trained_on in ((stage, after), (replaced,)):
+        card = model_card(Share(Path("x"), Path("y"), "mit"), DEMO, Provenance(trained_on), [])
+        assert "**1,234 clips show real people.**" in card and "40 videos from which people were removed" in card
+    assert "| stage2 | c, until step 1,234 | real | 1,234 | as below |  | ? | `0000000000000000` |" in card
 
 
 def test_what_cannot_be_shared_is_refused(run: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from understudy.models.probe import ProbeConfig
 from understudy.models.vit import VideoViT, ViTConfig
 from understudy.models.whole import load_classifier
 from understudy.recipes import features, finetune
-from understudy.recipes.entries import open_model
+from understudy.recipes.entries import open_model, scratch_model
 from understudy.recipes.features import Features, frozen_features
 from understudy.recipes.finetune import AverageConfig, learn_average
 from understudy.recipes.probing import Scores, kept_scores, probe_linearly
@@ -173,9 +173,9 @@ def test_what_is_kept_of_an_encoder_is_not_taken_for_that_of_another_with_its_we
 
 
 def test_the_average_moves_to_the_good_one_of_two_encoders(data: Path, tmp_path: Path) -> None:
-    good, destroyed = open_model("scratch", VIT).encoder, VideoViT(VIT)
+    good, destroyed = open_model("scratch", VIT), scratch_model(VideoViT(VIT))
     torch.manual_seed(0)
-    for parameter in destroyed.parameters():
+    for parameter in destroyed.encoder.parameters():
         torch.nn.init.normal_(parameter, std=10)
     train, val = (Corpus.open(data / f"shades-{split}") for split in ("train", "val"))
     config = AverageConfig(epochs=30, batch_size=9, rate=5e-2, augment=Augment())
@@ -185,6 +185,17 @@ def test_the_average_moves_to_the_good_one_of_two_encoders(data: Path, tmp_path:
         assert learned.shares[number] > 0.6  # of 0.5 at the start
         right = learned.joint.logits.argmax(dim=1) == torch.from_numpy(val.label)
         assert right.float().mean() > 0.8  # chance is 0.33
+
+
+def test_more_seeds_or_other_views_train_only_what_is_missing(data: Path, tmp_path: Path) -> None:
+    tune = ("--protocols", "finetune", "--finetune.epochs", "1")
+    (first,) = main(config_of(data, tmp_path, *tune, "--finetune.seeds", "1"))["rows"]
+    reports = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/report.json")}
+    (two,) = main(config_of(data, tmp_path, *tune, "--finetune.seeds", "2"))["rows"]
+    assert two["seeds_top1"][0] == first["seeds_top1"][0] and len(list(tmp_path.glob("*/report.json"))) == 2
+    (other,) = main(config_of(data, tmp_path, *tune, "--finetune.seeds", "2", "--val-views.crops", "2"))["rows"]
+    assert len(list(tmp_path.glob("*/report.json"))) == 2 and not set(other["scores"]) & set(two["scores"])
+    assert {path: path.stat().st_mtime_ns for path in reports} == reports
 
 
 def test_results_of_another_format_are_made_anew(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,12 +266,14 @@ def test_what_was_killed_before_it_was_scored_is_scored_and_not_trained_again(
         reports |= {path: path.stat().st_mtime_ns for path in out.glob("*/report.json") if path not in reports}
     rows = main(config)["rows"]
     assert {path: path.stat().st_mtime_ns for path in out.glob("*/report.json")} == reports and len(reports) == 5
-    kept = {"model.safetensors", "ledger.json", "report.json", "scores.safetensors"}
-    assert all({path.name for path in report.parent.iterdir()} == kept for report in reports)
+    for report in reports:
+        kept = {path.name for path in report.parent.iterdir()} - {"model.safetensors", "ledger.json", "report.json"}
+        scores, origin = sorted(kept, reverse=True)
+        assert origin == "origin.json" and scores.startswith("scores-shades-val-")
     told = {(row["protocol"], row["model"]): row["seeds_top1"] for row in results_of(finished)["rows"]}
     assert {(row["protocol"], row["model"]): row["seeds_top1"] for row in rows}.items() <= told.items()
     monkeypatch.undo()
-    scores = next(out.glob("finetune-*/scores.safetensors"))
+    scores = next(out.glob("finetune-*/scores-*.safetensors"))
     logits = load_file(scores)["logits"]
     scores.unlink()
     main(config)

@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,6 +50,8 @@ def corpora(tmp_path_factory: pytest.TempPathFactory, make_corpus: Callable[...,
         (["--finetune.augment.erasing", "2"], r"augment needs"),
         (["--finetune.augment.mixup", "1", "--finetune.augment.group", "6"], r"--finetune: groups of 6 rows don't fit"),
         (["--average", "scratch", "scratch", "--averaging.batch-size", "0"], r"--averaging needs epochs"),
+        (["--finetune.smoothing", "1.5"], r"--finetune needs smoothing from 0 to 1"),
+        (["--finetune.crop-scale", "0.5", "0.2"], r"scale"),
     ],
 )
 def test_wrong_settings_are_told_before_features_are_taken(
@@ -69,6 +72,19 @@ def test_settings_of_protocols_that_are_not_asked_for_do_not_matter(corpora: Pat
     check(config, [open_model("scratch", config.vit)], [], ranks=2)
     with pytest.raises(UserError, match="a batch that 4 ranks divide, not 8 and 6"):
         check(config, [open_model("scratch", config.vit)], [], ranks=4)
+    config = command_line([*SHAPE, "--protocols", "finetune", "--finetune.batch-size", "72"])
+    with pytest.raises(UserError, match="36 lanes do not divide over 8 ranks"):
+        check(config, [open_model("scratch", config.vit)], [], ranks=8)
+
+
+def test_two_corpora_of_one_name_are_to_be_told_apart(corpora: Path, tmp_path: Path) -> None:
+    def run(*named: str) -> list[dict[str, Any]]:
+        linear = ["--protocols", "linear", "--probe.rates", "1e-1", "--probe.epochs", "1"]
+        return main(command_line([*SHAPE, *linear, "--out", str(tmp_path), "--corpora", *named]))["rows"]
+
+    with pytest.raises(UserError, match="NAME=PREFIX"):
+        run(str(corpora / "bars"), str(corpora / "bars"))
+    assert [row["task"] for row in run(str(corpora / "bars"), f"again={corpora / 'bars'}")] == ["bars", "again"]
 
 
 def test_rates_to_choose_from_need_something_to_choose_by(tmp_path: Path, make_corpus: Callable[..., Path]) -> None:
