@@ -36,7 +36,7 @@ class Audit:
     tiles: tuple[int, ...] = (1, 2)
     """Scales: each n looks at n x n overlapping parts of the frame."""
     every: int = 1
-    """Look at every n-th frame."""
+    """Look at one frame in n, drawn at random."""
     clips: int = 0
     """Number of clips to look at, drawn at random; 0 for all."""
     confidence: float = 0.95

@@ -19,12 +19,10 @@ from understudy.privacy.audit import (
     PATIENCE_S,
     AuditConfig,
     Looked,
-    check_independent,
     choose_clips,
     conclude,
     load_detectors,
     look_at_all,
-    removal_weights,
     worst,
 )
 from understudy.privacy.audit_clips import (
@@ -39,6 +37,7 @@ from understudy.privacy.audit_clips import (
 )
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage, findings_beside
+from understudy.privacy.independent import check_independent, removal_weights
 from understudy.privacy.leak import BY_OUTLINES, Leak, artefact_features, outline_features, probe
 from understudy.privacy.report import Shot, page
 from understudy.shards.audited import save_audit

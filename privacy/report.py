@@ -49,7 +49,7 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
     else:
         lines += [
             f"  canaries ({group}): {canary['found']} of {canary['clips']} clips found, "
-            f"{canary['frames_seen']:.0%} of frames"
+            f"{canary['frames_seen']:.0%} of frames{_blind(canary)}"
             for group, canary in body["canaries"].items()
         ]
         lines.append(
@@ -69,6 +69,10 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
     if not body["findings"]:
         lines.append("  beyond pixels: nothing found")
     return lines
+
+
+def _blind(canary: Mapping[str, Any]) -> str:
+    return f"; {canary['unread']} could not be looked at, counted as not seen" if canary["unread"] else ""
 
 
 def _looked_for(body: Mapping[str, Any], name: str) -> bool:
@@ -155,8 +159,11 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
     )
     canaries = (
         _table(
-            ("canaries", "clips", "clips found", "frames seen"),
-            ((group, c["clips"], c["found"], f"{c['frames_seen']:.0%}") for group, c in body["canaries"].items()),
+            ("canaries", "clips", "clips found", "not looked at", "frames seen"),
+            (
+                (group, c["clips"], c["found"], c["unread"], f"{c['frames_seen']:.0%}")
+                for group, c in body["canaries"].items()
+            ),
         )
         if body["canaries"]
         else "<p>No canaries were used, so nobody knows what the detectors miss, and there is no bound.</p>"

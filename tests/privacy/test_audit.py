@@ -18,12 +18,13 @@ import pytest
 from PIL import Image
 
 import understudy.privacy.audit as audit
-from understudy.privacy.audit import AuditConfig, check_independent, look
-from understudy.privacy.audit_clips import Clip, Shape, halved, open_footage, tar_clips
+from understudy.privacy.audit import AuditConfig, Looked, conclude, look
+from understudy.privacy.audit_clips import Clip, Footage, Shape, halved, open_footage, tar_clips
 from understudy.privacy.audit_run import run_audit
 from understudy.privacy.bounds import Clips, share_upper
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
+from understudy.privacy.independent import check_independent
 from understudy.privacy.report import summary
 from understudy.shards.audited import load_audit, require_audit, save_audit
 from understudy.shards.corpus import Corpus
@@ -113,7 +114,7 @@ def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
         "tiles": [1, 2], "seed": 0, "unread": 0, "passed_over": 0,
     }  # fmt: skip
     assert body["clips"]["found"] == 0.1 and body["frames"]["found"] == pytest.approx(0.05)
-    assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5)}}
+    assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5), "unread": 0}}
     half = Clips([0.5] * 10, range(10))
     # Half of the canaries' frames show nobody: what is seen of them, not how many, is what the bounds are divided by.
     assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / half.lower(0.025))
@@ -221,6 +222,26 @@ def test_what_cannot_be_read_counts_as_found(tmp_path: Path):
     said = summary(body)
     assert "1 clip could not be read" in said and "broken.mp4: " in said
     assert "faces" not in said and "text" not in said  # for which nobody looked
+
+
+@pytest.mark.usefixtures("magenta")
+def test_canaries_that_nobody_could_look_at_count_as_missed():
+    """A look may still die where a canary could be decoded; that must not make the detectors look better."""
+    seen = {"somebody": 1.0}
+    own = [Looked(Clip(str(number), ""), 50) for number in range(400)]
+    lost = [Looked(Clip(f"c/{number}", "", group="hard"), 0, unread="the decoder crashed") for number in range(20)]
+    good = [Looked(Clip(f"d/{number}", "", group="hard"), 50, {"somebody": 50}, seen) for number in range(20)]
+    footage = Footage(tuple(one.clip for one in own), "0" * 64, None)
+
+    def told(*canaries: Looked) -> dict[str, Any]:
+        return conclude(footage, own, canaries, Shape(6, 48), CONFIG)
+
+    assert told(*lost)["frames"]["bound"] == told(*lost)["clips"]["bound"] == 1.0
+    body = told(*good, *lost)
+    assert body["canaries"]["hard"] == {"clips": 40, "found": 20, "frames_seen": 0.5, "unread": 20}
+    assert body["frames"]["bound"] > 1.5 * told(*good)["frames"]["bound"]
+    extra = {"name": "c", "leaks": {}, "findings": [], "passed_over": ()}
+    assert "50% of frames; 20 could not be looked at, counted as not seen" in summary(body | extra)
 
 
 @pytest.mark.usefixtures("magenta")
