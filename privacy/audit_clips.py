@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.shards.beside import visible_files
 from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
@@ -116,15 +117,6 @@ def open_footage(root: Address) -> Footage:
         str(path.relative_to(root)) for path in found if path not in set(files) and path.name not in KNOWN_BESIDE
     )
     return Footage(tuple(clips), digest.hexdigest(), None, passed_over)
-
-
-def visible_files(root: Path) -> list[Path]:
-    """All files below `root`, but for hidden ones and those in hidden folders, such as the masks of a removal."""
-    return [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
 
 
 def packed_clips(corpus: Corpus, place: str, prefix: str = "", group: str = "") -> Iterator[Clip]:

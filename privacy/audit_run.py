@@ -43,6 +43,7 @@ from understudy.privacy.report import Shot, page
 from understudy.shards.audited import save_audit
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
+from understudy.shards.manifest import MANIFEST, Manifest
 from understudy.shards.remote import Address
 from understudy.shards.sources import RefusedError
 from understudy.shards.workers import Beat, Lost, confined_map
@@ -50,6 +51,7 @@ from understudy.shards.workers import Beat, Lost, confined_map
 PROBED_FRAMES = 256  # of a clip, from its start on
 MOST_PROBED = 20_000  # clips; the kernel of more would not fit into memory
 WORST_SHOWN = 24
+TOLD = 5  # names of files in a line
 
 
 def run_audit(
@@ -112,10 +114,12 @@ def run_audit(
 
 def _tell_beside(root: Path) -> None:
     """Say at once what will be a finding, rather than after hours of looking: it makes a second audit necessary."""
-    names = [name for name, _ in findings_beside(root)]
+    names = [name for name, _ in findings_beside(root, Manifest.load(root) if (root / MANIFEST).exists() else None)]
     if names:
+        more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
         print(
-            f"understudy: {', '.join(names)} in {root} will be a finding, being not for publishing; move it out now",
+            f"understudy: {', '.join(names[:TOLD])}{more} in {root} will be a finding, being not for publishing; "
+            "move it out now",
             file=sys.stderr,
         )
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from understudy.privacy.audit_clips import VIDEO, Clip, packed_clips, visible_files
+from understudy.privacy.audit_clips import VIDEO, Clip, packed_clips
+from understudy.shards.beside import visible_files
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.manifest import MANIFEST

@@ -19,15 +19,16 @@ from typing import Any, BinaryIO, cast
 import zstandard
 from tqdm import tqdm
 
-from understudy.privacy.audit_clips import IMAGE, VIDEO, visible_files
+from understudy.privacy.audit_clips import IMAGE, VIDEO
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import Finding, check_jpeg
 from understudy.privacy.removal_record import CLIPS, HOLES, models_of
+from understudy.shards.beside import strangers, visible_files
 from understudy.shards.columns import read_rows
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.frames import split_jpegs
-from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Sample
+from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest, Sample
 from understudy.shards.remote import Address, Remote
 
 # Of KEY.json. Whatever else a sidecar holds, it came from somewhere.
@@ -75,7 +76,7 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
         assert isinstance(root, Path)
         tars = sorted(root.glob("*.tar"))
         files = tars or [path for path in visible_files(root) if path.suffix[1:].lower() in VIDEO]
-        for name, finding in findings_beside(root):
+        for name, finding in findings_beside(root, None):
             findings.add(name, [finding])
         for path in tqdm(files, desc="check", unit="file", disable=None if progress else True):
             with path.open("rb") as file:
@@ -98,7 +99,7 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     findings.add(MANIFEST, _names_in(corpus.manifest.to_json().encode(), needles))
     findings.add(SAMPLES, _check_rows(corpus.read_table(), needles, linked))
     if not isinstance(root, Remote):
-        for name, finding in findings_beside(root):
+        for name, finding in findings_beside(root, corpus.manifest):
             findings.add(name, [finding])
         for path in visible_files(root):
             if path.suffix in (".idx", ".json", ".md", ".csv") and path.name != MANIFEST:
@@ -106,13 +107,23 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     return findings
 
 
-def findings_beside(root: Path) -> Iterator[tuple[str, Finding]]:
-    """What a packer, a removal and an audit leave for their owner's eyes, by name. Told without opening any of it."""
+def findings_beside(root: Path, manifest: Manifest | None) -> Iterator[tuple[str, Finding]]:
+    """What a packer, a removal and an audit leave for their owner's eyes, by name, and whatever else lies in a corpus's
+    folder. Told without opening any of it.
+    """
+    told = set[Path]()
     for path in sorted(root.iterdir()):
         if (path.name == CLIPS or path.name.endswith(REFUSED)) and path.stat().st_size:
             yield path.name, Finding("source names", "names sources; move it out of what you publish")
         elif path.name == HOLES or path.name.endswith(PAGE):
             yield path.name, Finding("frames", "shows where people were, or may be; move it out of what you publish")
+        else:
+            continue
+        told.add(path)
+    for path in strangers(root, manifest) if manifest else ():
+        if path not in told:
+            name = str(path.relative_to(root))
+            yield name, Finding("other files", "is not of the corpus; move it out of what you publish")
 
 
 def _raw(name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes]) -> str:

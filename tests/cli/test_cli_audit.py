@@ -68,6 +68,16 @@ def test_audit_then_card(
     assert main(monkeypatch, "card", corpus) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(monkeypatch, "lint", corpus) == 0  # papers beside the shards are no finding
+    assert "note:" not in capsys.readouterr().out
+    assert main(monkeypatch, "audit", corpus, "--workers", "0") == 0  # nor are they to a second audit
+    capsys.readouterr()
+    for number in range(7):
+        (corpus / f"jane{number}.mp4").write_text("x")
+    assert main(monkeypatch, "lint", corpus) == 0
+    assert "note: jane0.mp4, jane1.mp4, jane2.mp4 and 4 more: not part of the corpus" in capsys.readouterr().out
+    assert main(monkeypatch, "audit", corpus, "--workers", "0") == 1
+    told = capsys.readouterr()
+    assert "jane4.mp4 and 2 more in" in told.err and "beyond pixels: other files, 7 times" in told.out
 
 
 @pytest.mark.usefixtures("nobody")

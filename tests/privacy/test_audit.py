@@ -326,6 +326,22 @@ def test_what_is_hidden_or_no_video_by_its_name_is_not_footage(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("magenta")
+def test_what_lies_behind_links_is_footage_too(tmp_path: Path):
+    """As it is to pack and remove-people; a link to a folder above does not lead round and round."""
+    made = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    for place in ("v/a/k.mp4", "elsewhere/b/l.mp4", "m.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / place).write_bytes(made)
+    (tmp_path / "v/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "v/m.mp4").symlink_to(tmp_path / "m.mp4")
+    (tmp_path / "v/a/up").symlink_to(tmp_path / "v")
+    (tmp_path / "elsewhere/b/round").symlink_to(tmp_path / "elsewhere")
+    body = run(tmp_path / "v", tmp_path, short_side=48)
+    assert {row["key"] for row in body["worst"]} == {"a/k.mp4", "linked/b/l.mp4", "m.mp4"}
+    assert body["looked_at"]["clips"] == 3
+
+
+@pytest.mark.usefixtures("magenta")
 def test_what_is_published_names_no_source(tmp_path: Path):
     folder = tmp_path / "videos"
     folder.mkdir()

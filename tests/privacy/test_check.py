@@ -24,6 +24,7 @@ from PIL import Image, PngImagePlugin
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import check_jpeg
 from understudy.privacy.check_shards import check_footage, linkable_keys
+from understudy.shards.beside import PAPERS
 from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
@@ -344,6 +345,20 @@ def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_c
     (root / ".holes").mkdir()
     assert found() == {"frames"}
     (root / ".holes").rmdir()
+    for name in ("originals/walk/jane.mp4", "jane.tar", "NOTES", "deep/refused.jsonl"):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_text("x")
+        assert found() == {"other files"}, name
+        (root / name).unlink()
+    (tmp_path / "originals").mkdir()
+    (tmp_path / "originals/jane.mp4").write_text("x")
+    (root / "linked").symlink_to(tmp_path / "originals")
+    assert found() == {"other files"}
+    (root / "linked").unlink()
+    for name in (*PAPERS, "audit.json", "removal.json"):  # nor an empty list, as packers of old left it
+        (root / name).write_text("{}")
+    (root / "refused.jsonl").touch()
+    assert found() == set()
     (root / "clips.csv").write_text(f"key,{NAME}\n")
     assert found() == {"source names"}
     (root / "clips.csv").unlink()
