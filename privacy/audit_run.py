@@ -39,6 +39,7 @@ from understudy.privacy.canary import canary_clips
 from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage, findings_beside
 from understudy.privacy.independent import check_independent, removal_weights
 from understudy.privacy.leak import BY_OUTLINES, Leak, artefact_features, outline_features, probe
+from understudy.privacy.quality import packed_quality
 from understudy.privacy.report import Shot, page
 from understudy.shards.audited import save_audit
 from understudy.shards.errors import UserError
@@ -89,7 +90,8 @@ def run_audit(
     shape = Shape(fps, short_side)
     if footage.corpus:
         manifest = footage.corpus.manifest
-        shape = Shape(manifest.fps, manifest.short_side, manifest.codec)
+        quality = packed_quality(footage.corpus) if canaries else Shape.quality
+        shape = Shape(manifest.fps, manifest.short_side, manifest.codec, quality)
     clips = choose_clips(footage, config)
     known = canary_clips(canaries, halves=halves) if canaries else []
     # What can be wrong is found before hours of looking.

@@ -25,12 +25,13 @@ from understudy.privacy.bounds import Clips, share_upper
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
 from understudy.privacy.independent import check_independent
+from understudy.privacy.quality import packed_quality
 from understudy.privacy.report import summary
 from understudy.shards.audited import load_audit, require_audit, save_audit
 from understudy.shards.corpus import Corpus
-from understudy.shards.encode import encode
+from understudy.shards.encode import Encoded, encode
 from understudy.shards.errors import UserError
-from understudy.shards.kinds import Kind
+from understudy.shards.kinds import Codec, Kind
 from understudy.shards.manifest import Sample, Shard, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
@@ -75,6 +76,7 @@ def packed(
     name: str = "scenes",
     kind: Kind = "no-human",
     removal: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Path:
     sources = [Source(f"{'person' if i < people else 'empty'}/{i}", i % 2) for i in range(empty + people)]
     config = PackConfig(
@@ -85,6 +87,7 @@ def packed(
         secret=b"sixteen bytes or more",
         short_side=48,
         removal=removal,
+        **settings,
     )
     pack(sources, read_scene, path, config, workers=0, progress=False)
     return path
@@ -486,6 +489,80 @@ def test_canaries_in_groups_and_at_half_size(tmp_path: Path):
     assert after[0].box[2] - after[0].box[0] == pytest.approx((before[0].box[2] - before[0].box[0]) / 2, abs=2)
     with pytest.raises(UserError, match="canaries"):
         canary_clips(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("codec", "quality", "coded"), [("mjpeg", 30, 30), ("mjpeg", 85, 85), ("mjpeg", 97, 97), ("h264", 30, 26)]
+)
+@pytest.mark.usefixtures("magenta")
+def test_canaries_are_shown_as_the_corpus_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: Codec, quality: int, coded: int
+):
+    """At its short side and as strongly compressed, whether they are videos or a corpus themselves."""
+    root, known = packed(tmp_path / "c", 3, 0, codec=codec, quality=quality), tmp_path / "canaries"
+    large = PackConfig("l", "real", ("a",), "CC0-1.0", b"sixteen bytes or more", short_side=96)
+    pack([Source("person/1", 0)], read_large, known / "large", large, workers=0, progress=False)
+    made = encode(read_large(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    (known / "v.mp4").write_bytes(made)
+    shown: list[tuple[tuple[int, ...], int]] = []
+
+    def note(frames: Iterator[np.ndarray], codec: Codec, *, fps: float, quality: int) -> Encoded:
+        pictures = list(frames)
+        shown.extend((picture.shape, quality) for picture in pictures)
+        return encode(iter(pictures), codec, fps=fps, quality=quality)
+
+    monkeypatch.setattr("understudy.privacy.audit_clips.encode", note)
+    body = run(root, root, canaries=known, halves=True)
+    assert len(body["canaries"]) == 4 and {canary["found"] for canary in body["canaries"].values()} == {1}
+    assert set(shown) == {((48, 64, 3), coded)}
+
+
+def read_large(source: Source) -> Iterator[np.ndarray]:
+    """As `read_scene`, twice as large."""
+    return (np.repeat(np.repeat(frame, 2, 0), 2, 1) for frame in read_scene(source))
+
+
+def test_a_corpus_without_a_first_clip_to_measure_is_told(tmp_path: Path):
+    root = packed(tmp_path / "c", 2, 0)
+    corpus = Corpus.open(root)
+    data = bytearray(corpus.shard_path(0).read_bytes())
+    offset, size = corpus.spans[0, 0].tolist()
+    data[offset : offset + size] = bytes(size)
+    corpus.shard_path(0).write_bytes(data)
+    with pytest.raises(UserError, match="its first clip is damaged"):
+        packed_quality(corpus)
+
+
+def test_no_canary_is_left_out_without_a_word(tmp_path: Path):
+    made = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    for place in ("whole/a.mp4", "whole/removal.json", "b.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / place).write_bytes(made)
+    assert len(canary_clips(tmp_path)) == 2
+    for place in ("whole/c.m2ts", "d.m2ts", "hard/x.tar"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(made)
+        with pytest.raises(UserError, match=f"{place}: by its name no video"):
+            canary_clips(tmp_path)
+        (tmp_path / place).unlink()
+    with pytest.raises(UserError, match="hard: neither videos nor a corpus"):
+        canary_clips(tmp_path)
+
+
+@pytest.mark.usefixtures("magenta")
+def test_clips_out_of_a_tar_touch_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker that is killed would leave them behind."""
+    video = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    still = io.BytesIO()
+    Image.fromarray(next(read_scene(Source("person/1", 0)))).save(still, "JPEG")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in (("0.mp4", video), ("1.jpg", still.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    body = run(tmp_path, tmp_path, short_side=48)
+    assert body["looked_at"]["unread"] == 0 and body["clips"]["found"] == 1.0
 
 
 def test_a_detector_is_counted_apart_from_others_of_its_kind():
