@@ -135,6 +135,85 @@ def test_our_own_video_is_clean_and_each_addition_is_seen(tmp_path: Path):
     assert kinds(video(tmp_path, tagged)) >= {"location", "tags"}
 
 
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+def with_box(data: bytes, path: tuple[bytes, ...], added: bytes, skip: int = 0) -> bytes:
+    """An MP4 with bytes added at the end of the box that `path` leads to, below `skip` bytes of fields."""
+    position = skip
+    while position < len(data):
+        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if kind == path[0]:
+            content = data[position + 8 : position + size]
+            fields = {b"stsd": 8, b"avc1": 78}.get(kind, 0)
+            inner = content + added if len(path) == 1 else with_box(content, path[1:], added, fields)
+            return data[:position] + box(kind, inner) + data[position + size :]
+        position += size
+    raise AssertionError(f"no box {path[0]!r}")
+
+
+TRACK = (b"moov", b"trak")
+TABLES = (*TRACK, b"mdia", b"minf", b"stbl")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (b"moov",), TRACK, (*TRACK, b"mdia"), (*TRACK, b"mdia", b"minf"), (*TRACK, b"mdia", b"minf", b"dinf"), TABLES,
+        (*TABLES, b"stsd", b"avc1"),
+    ],
+)  # fmt: skip
+def test_boxes_inside_the_index_that_no_video_needs_are_seen(path: tuple[bytes, ...]):
+    words = b"lat 52.5 lon 13.4 Jane"
+    clean = own_mp4()
+    for kind in (b"free", b"skip", b"GPS ", b"uuid", b"ABCD"):
+        assert kinds(with_box(clean, path, box(kind, words))) & {"box", "hidden bytes"}, kind
+    if path[-1] != b"avc1":
+        assert "hidden bytes" in kinds(with_box(clean, path, b"\xffJane"))
+        assert kinds(with_box(clean, path, box(b"free", bytes(8)))).isdisjoint({"box", "hidden bytes"})
+
+
+def test_words_in_an_empty_list_or_in_front_of_a_video_are_seen():
+    clean, words = own_mp4(), b"lat 52.5 lon 13.4 Jane"
+    assert "tags" in kinds(with_box(clean, (b"moov",), box(b"meta", bytes(4) + box(b"free", words))))
+    handler = box(b"hdlr", bytes(24) + words)
+    assert "tags" in kinds(with_box(clean, (b"moov",), box(b"meta", bytes(4) + handler)))
+    assert "box" in kinds(box(b"uuid", bytes(16) + words) + clean)
+    dref = clean.index(b"url ")
+    assert "box" in kinds(clean[:dref] + b"alis" + clean[dref + 4 :])
+
+
+def coded(codec: str, container: str, pixels: str, **options: str) -> bytes:
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV without {codec}")
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options={"fflags": "+bitexact"}) as output:
+        stream = output.add_stream(codec, rate=Fraction(6))
+        stream.width, stream.height, stream.pix_fmt = 128, 128, pixels
+        stream.codec_context.options = options
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((128, 128, 3), 30 * number, np.uint8), "rgb24")
+            output.mux(stream.encode(frame.reformat(format=pixels)))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def test_messages_beside_the_parameter_sets_of_hevc_are_seen():
+    """x265 signs itself there, and nowhere else."""
+    made = coded("libx265", "mp4", "yuv420p", **{"x265-params": "log-level=none"})
+    assert b"x265" in made and kinds(made) == {"user data (SEI)"}
+    at = made.index(b"x265")
+    sei = made.rindex(b"\x4e\x01\x05", 0, at)  # kind 39, in an array of that kind
+    assert kinds(made[:sei] + b"\x46" + made[sei + 1 :]) == set()
+
+
+def test_comments_in_the_pictures_of_a_video_are_seen():
+    made = coded("mjpeg", "avi", "yuvj420p")
+    assert b"\xff\xfe" in made and kinds(made) == {"comment"}
+    assert kinds(coded("mjpeg", "avi", "yuvj420p", flags="+bitexact")) == set()
+
+
 def test_captions_inside_the_video_are_seen(tmp_path: Path):
     """A53 captions are an SEI message between the pictures: ITU-T T.35, country 0xB5, provider 0x31, then GA94."""
     payload = b"\xb5\x00\x31GA94\x03\xc1\xff\xfc\x94\x20\xff"
@@ -307,7 +386,6 @@ def test_whatever_is_in_a_shard_the_check_comes_to_an_end(tmp_path: Path, member
 
 
 def test_boxes_without_content_or_nested_without_end_are_looked_into():
-    box = lambda kind, content=b"": (8 + len(content)).to_bytes(4, "big") + kind + content  # noqa: E731
     assert check_media(box(b"ftyp") + box(b"moov", box(b"mvhd"))) is not None
     nested = b""
     for _ in range(5000):
