@@ -105,6 +105,7 @@ def run_audit(
         **conclude(footage, own, of_canaries, shape, config),
         "removed_with": sorted(removed_with),
         "findings": findings.rows(),
+        "names": {"sought": sum(bool(name.strip()) for name in names), "too_short": findings.names_too_short},
         "passed_over": footage.passed_over,
         "leaks": _leaks(footage, clips, shape, attribute, workers, progress),
     }
@@ -169,6 +170,15 @@ def _unreadable(shape: Shape, clip: Clip, beat: Beat) -> str:
     except (RefusedError, ValueError, OSError) as error:
         return str(error) or "it is damaged"
     return ""
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a file but for empty ones. Raises UserError where it can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names need not be UTF-8
+    except OSError as error:
+        raise UserError(f"{path}: can't read the names ({error.strerror})") from None
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def read_attribute(path: Path) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from understudy.privacy.audit import Looked, Seen
 from understudy.privacy.audit_clips import Picture
+from understudy.privacy.names import SHORTEST
 
 COLOURS = {"person": "#e5484d", "face": "#f5a524", "text": "#3b82f6"}
 
@@ -68,7 +69,17 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
     ]
     if not body["findings"]:
         lines.append("  beyond pixels: nothing found")
+    if body["names"]["too_short"]:
+        lines.append(f"  {_short_names(body)}")
     return lines
+
+
+def _short_names(body: Mapping[str, Any]) -> str:
+    names = body["names"]
+    return (
+        f"{names['too_short']:,} of {names['sought']:,} names have less than {SHORTEST} characters without their "
+        "extension: too short to be sought in bytes so, as they would come up by chance"
+    )
 
 
 def _blind(canary: Mapping[str, Any]) -> str:
@@ -179,6 +190,8 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
         if body["findings"]
         else "<p>Beyond pixels: nothing found.</p>"
     )
+    if body["names"]["too_short"]:
+        findings += f"<p>{_e(_short_names(body))}.</p>"
     seen_lower = "" if frames["seen_lower"] is None else (
         f"<p>By the canaries, at least {frames['seen_lower']:.0%} of frames with somebody are noticed; the bounds are "
         f"what was found, at most, divided by that. "

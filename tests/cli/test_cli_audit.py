@@ -58,10 +58,11 @@ def test_audit_then_card(
     capsys: pytest.CaptureFixture[str],
 ):
     corpus, names = make_corpus(tmp_path / "c", 6), tmp_path / "names.txt"
-    names.write_text("walk/0.mp4\nrun/1.mp4\n")
+    names.write_text("walk/0.mp4\n\nrun/1.mp4\n  \n")
     assert main(monkeypatch, "audit", corpus, "--workers", "0", "--names", names) == 0
     out = capsys.readouterr().out
     assert "no bound" in out and "beyond pixels: nothing found" in out and "audit.html" in out
+    assert "2 of 2 names have less than 8 characters" in out
     assert main(monkeypatch, "card", corpus, "--creator", "A lab", "--date", "2026-01-31") == 0
     assert "Audited on 6 of 6 clips" in (corpus / "README.md").read_text()
     assert json.loads((corpus / "croissant.json").read_text())["datePublished"] == "2026-01-31"

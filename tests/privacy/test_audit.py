@@ -243,7 +243,7 @@ def test_canaries_that_nobody_could_look_at_count_as_missed():
     body = told(*good, *lost)
     assert body["canaries"]["hard"] == {"clips": 40, "found": 20, "frames_seen": 0.5, "unread": 20}
     assert body["frames"]["bound"] > 1.5 * told(*good)["frames"]["bound"]
-    extra = {"name": "c", "leaks": {}, "findings": [], "passed_over": ()}
+    extra = {"name": "c", "leaks": {}, "findings": [], "passed_over": (), "names": {"sought": 0, "too_short": 0}}
     assert "50% of frames; 20 could not be looked at, counted as not seen" in summary(body | extra)
 
 

@@ -6,12 +6,14 @@ import csv
 import hashlib
 import hmac
 import io
+import os
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import av
 import av.container
@@ -23,7 +25,8 @@ from PIL import Image, PngImagePlugin
 
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import check_jpeg
-from understudy.privacy.check_shards import check_footage, linkable_keys
+from understudy.privacy.check_shards import check_footage
+from understudy.privacy.names import Linkable, Needles
 from understudy.shards.beside import PAPERS
 from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
@@ -449,14 +452,42 @@ def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_c
     assert found() == {"telling group"}
 
 
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=8, max_size=20)
+
+
+@given(st.lists(TEXT | st.sampled_from(["aaaaaaaaab", "aaaaaaaaabc", "aaaaaaaaa.mp4"]), max_size=8), st.data())
+def test_all_names_are_found_in_one_pass(names: list[str], data: st.DataObject):
+    """As by looking for one after the other, wherever they lie and however they overlap."""
+    pieces = st.sampled_from([*map(os.fsencode, names), b"aaaaaaaa"]) | st.binary(max_size=12)
+    text = b"".join(data.draw(st.lists(pieces, max_size=8)))
+    parts = {part for name in names if name.strip() for part in (PurePath(name).name, PurePath(name).stem)}
+    sought = {os.fsencode(part) for part in parts if len(part) >= 8}
+    assert Needles(names).found_in(text) == sorted(needle for needle in sought if needle in text)
+
+
+def test_names_that_were_not_sought_are_told_and_empty_lines_are_no_names(
+    tmp_path: Path, make_corpus: Callable[..., Path]
+):
+    root = make_corpus(tmp_path / "c", 3)  # rows without a group
+    found = check_footage(root, Corpus.open(root), ["", "a/0.mp4", "clip1.mp4", "long enough.mp4", " "], progress=False)
+    assert found.rows() == [] and found.names_too_short == 2
+
+
 def test_keys_that_anyone_could_make_are_found(tmp_path: Path, make_corpus: Callable[..., Path]):
     names = ["walk/dQw4w9WgXcQ.mp4", "run/v_Juggling_g01_c02.avi"]
-    keys = linkable_keys(names)
+    keys = Linkable(names)
     for text in (names[0], "dQw4w9WgXcQ.mp4", "dQw4w9WgXcQ"):
-        assert hashlib.sha256(text.encode()).hexdigest()[:32] in keys and hashlib.md5(text.encode()).hexdigest() in keys
-        assert hmac.new(b"", text.encode(), hashlib.sha256).hexdigest()[:32] in keys
-        assert sample_key(SECRET, text) not in keys
-    assert sample_key(b"demo keys hide nothing", names[0]) in keys
+        raw = text.encode()
+        assert keys.how(text) == f"the name {text!r}" and keys.how(f"{zlib.crc32(raw):08x}") == f"the CRC of {text!r}"
+        for algorithm in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s"):
+            digest = hashlib.new(algorithm, raw).hexdigest()
+            assert {keys.how(digest[:digits]) for digits in (None, 32, 16)} == {f"the plain {algorithm} of {text!r}"}
+            assert keys.how(digest[:31]) is keys.how(digest[:15] + "g") is None
+        for secret in (b"", b"secret", b"understudy", b"demo keys hide nothing"):
+            digest = hmac.new(secret, raw, hashlib.sha256).hexdigest()
+            assert "keyed with a secret that is known" in (keys.how(digest[:32]) or "")
+        assert keys.how(sample_key(SECRET, text)) is None
+    assert keys.how("") is None and Linkable(["", " "]).how("") is None
     # The same in a shard, beside a name in clear text in the pixels' own bytes.
     member = tarfile.TarInfo(hashlib.sha256(b"dQw4w9WgXcQ").hexdigest()[:32] + ".jpg")
     data = jpeg(comment=b"from v_Juggling_g01_c02")
