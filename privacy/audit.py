@@ -134,13 +134,13 @@ def look(
         return Looked(clip, 0, unread=str(error) or "it is damaged")
     found["somebody"] = set().union(*(found[what] for what in SOMEBODY))
     seen.sort(key=lambda one: (one.hit.what not in SOMEBODY, -one.hit.score))
-    found = {what: numbers for what, numbers in found.items() if numbers}
+    hit = {what: numbers for what, numbers in found.items() if numbers}
     total = sum(stands_for.values())
     return Looked(
         clip,
         len(stands_for),
-        {what: len(numbers) for what, numbers in found.items()},
-        {what: sum(stands_for[number] for number in numbers) / total for what, numbers in found.items()},
+        {what: len(numbers) for what, numbers in hit.items()},
+        {what: sum(stands_for[number] for number in numbers) / total for what, numbers in hit.items()},
         tuple(seen[:8]),
     )
 

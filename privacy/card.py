@@ -202,11 +202,11 @@ def datasheet(facts: Facts) -> str:
             f"{len(manifest.classes)} labels: {_KINDS[manifest.kind]}. There are {manifest.nsamples:,}.",
             f"{manifest.refused:,} sources were refused when it was packed{':' if refused else '.'}",
             *refused,
-            "Each clip comes with label, frames, rate, size, duration, kind and removal record. Its key is a keyed hash "
-            "of the source's name; without the secret it can't be linked to the source. The sample table has besides "
-            "where it lies, a checksum and, where the packer was told, its group: a keyed hash that clips of one "
-            "recording (or of one person, if they were grouped so) have in common, so that they can be linked to each "
-            "other. There is nothing else.",
+            "Each clip comes with label, frames, rate, size, duration, kind and removal record. Its key is a keyed "
+            "hash of the source's name; without the secret it can't be linked to the source. The sample table has "
+            "besides where it lies, a checksum and, where the packer was told, its group: a keyed hash that clips of "
+            "one recording (or of one person, if they were grouped so) have in common, so that they can be linked to "
+            "each other. There is nothing else.",
             "Does it show, or could it be linked to, people?",
             *removal_lines(facts),
             *audit_lines(facts),

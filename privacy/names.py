@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import PurePath
@@ -18,6 +19,7 @@ _SPREAD = np.uint64(0x9E3779B97F4A7C15)  # a product with it has no pattern in i
 # Secrets that are no secret: none at all, and the demo corpora's.
 _KNOWN_SECRETS = (b"", b"secret", b"understudy", b"demo keys hide nothing")
 _ALGORITHMS = ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s")
+_HASHED = re.compile("[0-9a-f]{8}|[0-9a-f]{16,}")
 _STARTS = 1 + len(_ALGORITHMS) + len(_KNOWN_SECRETS)  # of keys that a text may be turned into
 
 
@@ -83,10 +85,9 @@ class Linkable:
         """How the key can be made; None where it can't."""
         if key in self._plain:
             return f"the name {key!r}"
-        try:
-            start = np.uint64(int(key[:16].ljust(16, "0"), 16))
-        except ValueError:
+        if not _HASHED.fullmatch(key):
             return None
+        start = np.uint64(int(key[:16].ljust(16, "0"), 16))
         first, last = (int(np.searchsorted(self._starts, start, side)) for side in ("left", "right"))
         made = (_keys(self._texts[number // _STARTS]) for number in self._order[first:last].tolist())
         return next((keys[key] for keys in made if key in keys), None)

@@ -86,11 +86,13 @@ def _initial_qp(mp4: bytes) -> int:
         position += 2 * zeros + 1
         return int(bits[position - zeros - 1 : position], 2) - 1
 
-    number(), number()  # of the sets
+    for _ in range(2):  # the sets' numbers
+        number()
     position += 2
     if number():
         raise ValueError("pictures in several groups of slices, as no packer of ours makes them")
-    number(), number()  # of reference pictures
+    for _ in range(2):  # of reference pictures
+        number()
     position += 3
     code = number()
     return 26 + (-(code // 2) if code % 2 == 0 else (code + 1) // 2)

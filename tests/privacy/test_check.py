@@ -487,6 +487,7 @@ def test_keys_that_anyone_could_make_are_found(tmp_path: Path, make_corpus: Call
             digest = hmac.new(secret, raw, hashlib.sha256).hexdigest()
             assert "keyed with a secret that is known" in (keys.how(digest[:32]) or "")
         assert keys.how(sample_key(SECRET, text)) is None
+    assert {keys.how(key) for key in ("-abcdef", "-" * 16, "0x" + "1" * 14, "1" * 8, "é", "F" * 32)} == {None}
     assert keys.how("") is None and Linkable(["", " "]).how("") is None
     # The same in a shard, beside a name in clear text in the pixels' own bytes.
     member = tarfile.TarInfo(hashlib.sha256(b"dQw4w9WgXcQ").hexdigest()[:32] + ".jpg")
