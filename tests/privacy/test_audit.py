@@ -314,6 +314,13 @@ def test_no_clip_is_too_short_to_be_looked_at():
     assert counts.min() >= 8 and counts.max() <= 50
 
 
+def test_a_frame_counts_for_as_many_as_it_stands_for():
+    """The last of 17 frames, one in 16 looked at, is always looked at and stands for itself only."""
+    scene = list(read_scene(Source("person/1", 0)))
+    one = look(Clip("k", ""), iter([scene[-1]] * 16 + scene[:1]), [Magenta()], replace(CONFIG, every=16), lambda: None)
+    assert (one.frames, one.with_hit["somebody"], one.share("somebody")) == (2, 1, pytest.approx(1 / 17))
+
+
 @pytest.mark.usefixtures("magenta")
 def test_what_is_hidden_or_no_video_by_its_name_is_not_footage(tmp_path: Path):
     made = encode(read_scene(Source("empty/1", 0)), "h264", fps=6, quality=85).members["mp4"]
