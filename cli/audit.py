@@ -36,7 +36,7 @@ class Audit:
     tiles: tuple[int, ...] = (1, 2)
     """Scales: each n looks at n x n overlapping parts of the frame."""
     every: int = 1
-    """Look at every n-th frame."""
+    """Look at one frame in n, drawn at random."""
     clips: int = 0
     """Number of clips to look at, drawn at random; 0 for all."""
     confidence: float = 0.95
@@ -62,7 +62,7 @@ class Audit:
     def run(self) -> None:
         """Do it, and say on standard output what came of it."""
         from understudy.privacy.audit import AuditConfig
-        from understudy.privacy.audit_run import page_place, read_attribute, run_audit
+        from understudy.privacy.audit_run import page_place, read_attribute, read_names, run_audit
         from understudy.privacy.report import summary
 
         root = parse_address(self.corpus)
@@ -92,7 +92,7 @@ class Audit:
             config,
             canaries=self.canaries,
             halves=self.half_canaries,
-            names=self.names.read_text().splitlines() if self.names else (),
+            names=read_names(self.names) if self.names else (),
             attribute=read_attribute(self.attribute) if self.attribute else None,
             fps=self.fps,
             short_side=self.short_side,

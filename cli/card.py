@@ -39,7 +39,8 @@ class Card:
         import json
 
         from understudy.privacy.card import check_unwritten, dataset_card, datasheet, gather
-        from understudy.privacy.card_croissant import TABLE, clip_table, croissant
+        from understudy.privacy.card_croissant import clip_table, croissant
+        from understudy.shards.beside import PAPERS
         from understudy.shards.corpus import Corpus
         from understudy.shards.files import write_atomic
 
@@ -56,12 +57,8 @@ class Card:
             raise UserError(f"--date {self.date}: say a day as YYYY-MM-DD") from None
         table = clip_table(Corpus.open(root))
         body = croissant(facts, table, url=self.url, creator=self.creator, date=date.isoformat())
-        papers = {
-            "README.md": dataset_card(facts).encode(),
-            "datasheet.md": datasheet(facts).encode(),
-            "croissant.json": (json.dumps(body, indent=1) + "\n").encode(),
-            TABLE: table,
-        }
+        sheets = (dataset_card(facts), datasheet(facts), json.dumps(body, indent=1) + "\n")
+        papers = dict(zip(PAPERS, (*(sheet.encode() for sheet in sheets), table), strict=True))
         check_unwritten(out, self.overwrite, tuple(papers))
         for name, content in papers.items():
             write_atomic(out / name, content)

@@ -5,13 +5,10 @@ Reading clips is `audit_clips.py`, the bounds `bounds.py`, the checks beyond pix
 
 from __future__ import annotations
 
-import json
-import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from importlib.metadata import version
 from itertools import islice
@@ -24,25 +21,18 @@ from understudy.privacy.audit_clips import Clip, Footage, Picture, Shape, clip_f
 from understudy.privacy.bounds import Clips, Residual, residual
 from understudy.privacy.detect import Detector, Hit
 from understudy.privacy.detectors import check_weights, load_detector
-from understudy.privacy.removal_record import models_of
-from understudy.shards.corpus import Corpus
-from understudy.shards.errors import UserError
-from understudy.shards.fetch import read_address
-from understudy.shards.remote import Address, MissingError
 from understudy.shards.sources import RefusedError
-from understudy.shards.tarshard import read_entries, read_spans
 from understudy.shards.workers import Beat, Lost, confined_map
 
 CHUNK = 32  # frames that a detector gets at a time
 PATIENCE_S = 600.0
 SOMEBODY = ("person", "face")
-REMOVAL = "removal.json"  # beside videos out of which people were removed
 
 
 @dataclass(frozen=True)
 class AuditConfig:
-    """How an audit looks. `detectors` are as in `load_detector`; `every` n-th frame is looked at, from a random one of
-    the first n on; `clips` are drawn at random, 0 for all; `confidence` is that of the bounds.
+    """How an audit looks. `detectors` are as in `load_detector`; of `every` n frames one is looked at, drawn at random;
+    `clips` are drawn at random, 0 for all; `confidence` is that of the bounds.
     """
 
     detectors: tuple[str, ...]
@@ -66,60 +56,24 @@ class Seen:
 @dataclass(frozen=True)
 class Looked:
     """A clip that was looked at: frames looked at, how many of them have a hit of each kind (`somebody`: person or
-    face) and `by NAME` of a detector, and the strongest hits. `unread` says why a clip, without frames then, could not
-    be read.
+    face) and `by NAME` of a detector, for what share of the clip's frames (0..1) those stand, and the strongest hits.
+    `unread` says why a clip, without frames then, could not be read.
     """
 
     clip: Clip
     frames: int
-    with_hit: dict[str, int]
+    with_hit: dict[str, int] = field(default_factory=dict[str, int])
+    shares: dict[str, float] = field(default_factory=dict[str, float])
     strongest: tuple[Seen, ...] = ()
     unread: str = ""
 
     def share(self, what: str) -> float:
-        """Share of the frames with such a hit. A clip that nobody could look at counts as full of people."""
-        return self.with_hit.get(what, 0) / self.frames if self.frames else 1.0
-
-
-def check_independent(detectors: Sequence[Detector], used: Iterable[str]) -> None:
-    """Raise UserError where a detector has weights in common with the removal, as it would see what that saw."""
-    removed_with = set(used)
-    for detector in detectors:
-        shared = removed_with & set(detector.models)
-        if shared:
-            raise UserError(
-                f"detector {detector.name}: its weights ({', '.join(sorted(shared))}) took part in the removal, "
-                "so it is blind to what that missed; name others with --detectors"
-            )
-
-
-def removal_weights(root: Address, corpus: Corpus | None) -> set[str]:
-    """Names of the weights that had a say in the removal, segmenter and gate: the list `models` of the removal
-    record, which is in `removal.json` beside videos and in every KEY.json of a corpus.
-    """
-    used: set[str] = set()
-    with suppress(FileNotFoundError, MissingError):
-        text = read_address(root / REMOVAL)
-        try:
-            used.update(models_of(json.loads(text)["removal"]))
-        except (KeyError, TypeError, ValueError, RecursionError):
-            raise UserError(
-                f"{root / REMOVAL}: not as remove-people writes it, so nobody knows which weights took part; "
-                "remove people again, or move it away"
-            ) from None
-    if corpus is None:
-        return used
-    for number in range(len(corpus.manifest.shards)):
-        with os.fdopen(corpus.open_shard(number), "rb") as file:
-            try:
-                sidecars = [entry for entry in read_entries(file) if entry.extension == "json"]
-            except ValueError as error:
-                place = root / corpus.manifest.shards[number].url
-                raise UserError(f"{place}: no shard of ours ({error}); run: understudy lint {root}") from None
-            for text in read_spans(file, [(entry.offset, entry.size) for entry in sidecars]):
-                with suppress(ValueError, AttributeError, RecursionError):  # check_shards.py tells of it
-                    used.update(models_of(json.loads(text).get("removal")))
-    return used
+        """Share of the frames with such a hit. A clip that nobody could look at counts as full of people, a canary as
+        one that nobody saw: either makes the bound larger.
+        """
+        if not self.frames:
+            return 0.0 if self.clip.group else 1.0
+        return self.shares.get(what, 0.0)
 
 
 def look_at_all(
@@ -137,7 +91,7 @@ def look_at_all(
     with bar:
         for index, result in zip(order, results):
             if isinstance(result, Lost):
-                result = Looked(clips[index], 0, {}, unread=result.reason)
+                result = Looked(clips[index], 0, unread=result.reason)
             looked[index] = result
             frames += result.frames
             bar.set_postfix_str(f"{frames} frames", refresh=False)
@@ -160,44 +114,50 @@ def _look(shape: Shape, config: AuditConfig, clip: Clip, beat: Beat) -> Looked:
 def look(
     clip: Clip, frames: Iterator[Picture], detectors: Sequence[Detector], config: AuditConfig, beat: Beat
 ) -> Looked:
-    """Put the `frames` of a clip before the detectors, every `config.every`-th of them."""
+    """Put the `frames` of a clip before the detectors, one of every `config.every`."""
     chosen = _chosen(frames, config.every, random.Random(f"{config.seed} {clip.key}"))
     found: defaultdict[str, set[int]] = defaultdict(set)
     seen: list[Seen] = []
-    count = 0
+    stands_for: dict[int, int] = {}
     try:
         while chunk := list(islice(chosen, CHUNK)):
-            pictures = np.stack([frame for _, frame in chunk])
-            count += len(chunk)
+            pictures = np.stack([frame for _, frame, _ in chunk])
+            stands_for |= {number: count for number, _, count in chunk}
             for detector in detectors:
-                for (number, _), hits in zip(chunk, detector(pictures)):
+                for (number, _, _), hits in zip(chunk, detector(pictures)):
                     if hits:
                         found[detector.what].add(number)
                         found[f"by {detector.name}"].add(number)
                         seen.append(Seen(number, detector.name, max(hits, key=lambda hit: hit.score)))
                 beat()
     except (RefusedError, ValueError, OSError) as error:
-        return Looked(clip, 0, {}, unread=str(error))
+        return Looked(clip, 0, unread=str(error) or "it is damaged")
     found["somebody"] = set().union(*(found[what] for what in SOMEBODY))
     seen.sort(key=lambda one: (one.hit.what not in SOMEBODY, -one.hit.score))
-    return Looked(clip, count, {what: len(numbers) for what, numbers in found.items() if numbers}, tuple(seen[:8]))
+    hit = {what: numbers for what, numbers in found.items() if numbers}
+    total = sum(stands_for.values())
+    return Looked(
+        clip,
+        len(stands_for),
+        {what: len(numbers) for what, numbers in hit.items()},
+        {what: sum(stands_for[number] for number in numbers) / total for what, numbers in hit.items()},
+        tuple(seen[:8]),
+    )
 
 
-def _chosen(frames: Iterator[Picture], every: int, draw: random.Random) -> Iterator[tuple[int, Picture]]:
-    """Every `every`-th frame with its number, from a random one of the first so many on; of a clip that ends before
-    that, one of its frames, each as likely as the others.
+def _chosen(frames: Iterator[Picture], every: int, draw: random.Random) -> Iterator[tuple[int, Picture, int]]:
+    """Of every so many frames in a row one, each as likely as the others: its number, picture and how many it stands
+    for, fewer at the end. So weighted, the share of those with a hit is on average that of all; it would not be with a
+    fixed step, as then there are more of some than of others in clips that end in between.
     """
-    first = draw.randrange(every)
-    spare: tuple[int, Picture] | None = None
-    for number, frame in enumerate(frames):
-        if number >= first:
-            spare = None
-            if (number - first) % every == 0:
-                yield number, frame
-        elif draw.randrange(number + 1) == 0:
-            spare = number, frame
-    if spare is not None:
-        yield spare
+    numbered = enumerate(frames)
+    while first := next(numbered, None):
+        (number, frame), count = first, 1
+        for later in islice(numbered, every - 1):
+            count += 1
+            if draw.randrange(count) == 0:
+                number, frame = later
+        yield number, frame, count
 
 
 def choose_clips(footage: Footage, config: AuditConfig) -> list[Clip]:
@@ -215,7 +175,7 @@ def conclude(
     groups: defaultdict[str, list[Looked]] = defaultdict(list)
     for canary in canaries:
         groups[canary.clip.group].append(canary)
-    # An unread clip has share 1, so it counts as found in both bounds.
+    # An unread clip has share 1, so it counts as found in both bounds, and an unread canary as missed.
     alpha = 1 - config.confidence
     shares = _clips(looked)
     seen = {group: _clips(members) for group, members in groups.items()}
@@ -262,6 +222,7 @@ def conclude(
                 "clips": len(part.values),
                 "found": sum(share > 0 for share in part.values),
                 "frames_seen": float(np.mean(part.values)),
+                "unread": sum(not one.frames for one in groups[group]),
             }
             for group, part in sorted(seen.items())
         },

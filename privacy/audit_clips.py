@@ -6,9 +6,9 @@ Canaries (`canary.py`) are read here too.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from understudy.shards.beside import visible_files
 from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
@@ -40,13 +41,14 @@ KNOWN_BESIDE = {"removal.json", "removal.jsonl", "audit.json"}
 
 @dataclass(frozen=True)
 class Shape:
-    """How video that is not packed is looked at: frames a second, pixels of the short side, and the encoder that
-    canaries go through first (None: none).
+    """How video that is not packed is looked at: frames a second, pixels of the short side, and the encoder and its
+    quality that canaries go through first (None: none).
     """
 
     fps: float
     short_side: int
     codec: Codec | None = None
+    quality: int = 85
 
 
 @dataclass(frozen=True)
@@ -118,15 +120,6 @@ def open_footage(root: Address) -> Footage:
     return Footage(tuple(clips), digest.hexdigest(), None, passed_over)
 
 
-def visible_files(root: Path) -> list[Path]:
-    """All files below `root`, but for hidden ones and those in hidden folders, such as the masks of a removal."""
-    return [
-        path
-        for path in sorted(root.rglob("*"))
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    ]
-
-
 def packed_clips(corpus: Corpus, place: str, prefix: str = "", group: str = "") -> Iterator[Clip]:
     """The samples of a corpus of ours at `place`."""
     for number, key in enumerate(corpus.keys):
@@ -158,13 +151,26 @@ def tar_clips(path: Path) -> Iterator[Clip]:
 def clip_frames(clip: Clip, shape: Shape) -> Iterator[Picture]:
     """The frames of a clip, RGB uint8 (H, W, 3). Raises RefusedError or ValueError where it can't be read whole."""
     frames = _frames(clip, shape)
+    # Canaries are scaled and compressed as the corpus is, so that a detector meets them on equal terms.
+    if clip.group and clip.number >= 0:
+        frames = (scaled(frame, shape.short_side) for frame in frames)
     if clip.half:
         frames = map(halved, frames)
     if clip.group and shape.codec:
-        # Compressed as the corpus is, so that a detector meets canaries on equal terms.
-        encoded = encode(frames, shape.codec, fps=shape.fps, quality=85)
+        encoded = encode(frames, shape.codec, fps=shape.fps, quality=shape.quality)
         frames = decode_frames(encoded.members, shape.codec, encoded.frames)
     yield from frames
+
+
+def scaled(picture: Picture, short_side: int) -> Picture:
+    """A picture with that short side, both sides even."""
+    from PIL import Image
+
+    height, width = picture.shape[:2]
+    if min(height, width) == short_side:
+        return picture
+    even = [2 * max(1, round(side * short_side / min(height, width) / 2)) for side in (width, height)]
+    return np.asarray(Image.fromarray(picture).resize((even[0], even[1]), Image.Resampling.LANCZOS))
 
 
 def halved(picture: Picture) -> Picture:
@@ -186,15 +192,15 @@ def _frames(clip: Clip, shape: Shape) -> Iterator[Picture]:
 
         with Path(clip.place).open("rb") as file:
             for offset, size, _ in clip.members:
-                with tempfile.SpooledTemporaryFile() as picture:
-                    picture.write(read_spans(file, [(offset, size)])[0])
-                    yield np.asarray(Image.open(picture).convert("RGB"))
+                picture = io.BytesIO(read_spans(file, [(offset, size)])[0])
+                yield np.asarray(Image.open(picture).convert("RGB"))
     elif clip.members:
-        offset, size, extension = clip.members[0]
-        with Path(clip.place).open("rb") as file, tempfile.NamedTemporaryFile(suffix=f".{extension}") as copy:
+        offset, size, _ = clip.members[0]
+        # In memory: a killed worker would leave a file, with whoever is in the video, behind.
+        with Path(clip.place).open("rb") as file, os.fdopen(os.memfd_create("clip"), "wb") as copy:
             copy.write(read_spans(file, [(offset, size)])[0])
             copy.flush()
-            yield from _video(Path(copy.name), shape)
+            yield from _video(Path(f"/proc/self/fd/{copy.fileno()}"), shape)
     else:
         yield from _video(Path(clip.place), shape)
 

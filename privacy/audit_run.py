@@ -19,12 +19,10 @@ from understudy.privacy.audit import (
     PATIENCE_S,
     AuditConfig,
     Looked,
-    check_independent,
     choose_clips,
     conclude,
     load_detectors,
     look_at_all,
-    removal_weights,
     worst,
 )
 from understudy.privacy.audit_clips import (
@@ -39,11 +37,14 @@ from understudy.privacy.audit_clips import (
 )
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.check_shards import PAGE, SILENT_KEY, check_footage, findings_beside
+from understudy.privacy.independent import check_independent, removal_weights
 from understudy.privacy.leak import BY_OUTLINES, Leak, artefact_features, outline_features, probe
+from understudy.privacy.quality import packed_quality
 from understudy.privacy.report import Shot, page
 from understudy.shards.audited import save_audit
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
+from understudy.shards.manifest import MANIFEST, Manifest
 from understudy.shards.remote import Address
 from understudy.shards.sources import RefusedError
 from understudy.shards.workers import Beat, Lost, confined_map
@@ -51,6 +52,7 @@ from understudy.shards.workers import Beat, Lost, confined_map
 PROBED_FRAMES = 256  # of a clip, from its start on
 MOST_PROBED = 20_000  # clips; the kernel of more would not fit into memory
 WORST_SHOWN = 24
+TOLD = 5  # names of files in a line
 
 
 def run_audit(
@@ -88,7 +90,8 @@ def run_audit(
     shape = Shape(fps, short_side)
     if footage.corpus:
         manifest = footage.corpus.manifest
-        shape = Shape(manifest.fps, manifest.short_side, manifest.codec)
+        quality = packed_quality(footage.corpus) if canaries else Shape.quality
+        shape = Shape(manifest.fps, manifest.short_side, manifest.codec, quality)
     clips = choose_clips(footage, config)
     known = canary_clips(canaries, halves=halves) if canaries else []
     # What can be wrong is found before hours of looking.
@@ -102,6 +105,7 @@ def run_audit(
         **conclude(footage, own, of_canaries, shape, config),
         "removed_with": sorted(removed_with),
         "findings": findings.rows(),
+        "names": {"sought": sum(bool(name.strip()) for name in names), "too_short": findings.names_too_short},
         "passed_over": footage.passed_over,
         "leaks": _leaks(footage, clips, shape, attribute, workers, progress),
     }
@@ -113,10 +117,12 @@ def run_audit(
 
 def _tell_beside(root: Path) -> None:
     """Say at once what will be a finding, rather than after hours of looking: it makes a second audit necessary."""
-    names = [name for name, _ in findings_beside(root)]
+    names = [name for name, _ in findings_beside(root, Manifest.load(root) if (root / MANIFEST).exists() else None)]
     if names:
+        more = f" and {len(names) - TOLD:,} more" if len(names) > TOLD else ""
         print(
-            f"understudy: {', '.join(names)} in {root} will be a finding, being not for publishing; move it out now",
+            f"understudy: {', '.join(names[:TOLD])}{more} in {root} will be a finding, being not for publishing; "
+            "move it out now",
             file=sys.stderr,
         )
 
@@ -164,6 +170,15 @@ def _unreadable(shape: Shape, clip: Clip, beat: Beat) -> str:
     except (RefusedError, ValueError, OSError) as error:
         return str(error) or "it is damaged"
     return ""
+
+
+def read_names(path: Path) -> list[str]:
+    """The lines of a file but for empty ones. Raises UserError where it can't be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names need not be UTF-8
+    except OSError as error:
+        raise UserError(f"{path}: can't read the names ({error.strerror})") from None
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def read_attribute(path: Path) -> dict[str, str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from understudy.privacy.leak import BY_OUTLINES
+from understudy.privacy.reasons import nameless
 from understudy.shards.audited import load_audit
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
@@ -60,7 +60,7 @@ def _refused(root: Address) -> Mapping[str, int]:
     """Reasons, from the list beside the corpus, or in it, as packers of old left it."""
     for place in ((refused_list(root),) if isinstance(root, Path) else ()) + (root / REFUSED,):
         with suppress(FileNotFoundError, MissingError):
-            return Counter(_nameless(str(json.loads(line)["reason"])) for line in read_address(place).splitlines())
+            return Counter(nameless(str(json.loads(line)["reason"])) for line in read_address(place).splitlines())
     return {}
 
 
@@ -190,11 +190,6 @@ def _told_by(leak: str) -> str:
     return "the outlines in the removal records" if leak.endswith(BY_OUTLINES) else "traces of the filling"
 
 
-def _nameless(reason: str) -> str:
-    """A reason for refusing a source, without what may be the name of a file, and without its numbers."""
-    return re.sub(r"\d+", "#", re.sub(r"'[^']*'|\S*[/\\]\S*|\S+\.[A-Za-z]\w{1,4}\b", "...", reason))
-
-
 def datasheet(facts: Facts) -> str:
     """datasheet.md, by the sections of Gebru et al. 2021 (Datasheets for Datasets, CACM 64)."""
     manifest = facts.manifest
@@ -207,8 +202,11 @@ def datasheet(facts: Facts) -> str:
             f"{len(manifest.classes)} labels: {_KINDS[manifest.kind]}. There are {manifest.nsamples:,}.",
             f"{manifest.refused:,} sources were refused when it was packed{':' if refused else '.'}",
             *refused,
-            "Each clip comes with label, frames, rate, size, duration, kind and removal record, and nothing else. Its "
-            "key is a keyed hash of the source's name; without the secret it can't be linked to the source.",
+            "Each clip comes with label, frames, rate, size, duration, kind and removal record. Its key is a keyed "
+            "hash of the source's name; without the secret it can't be linked to the source. The sample table has "
+            "besides where it lies, a checksum and, where the packer was told, its group: a keyed hash that clips of "
+            "one recording (or of one person, if they were grouped so) have in common, so that they can be linked to "
+            "each other. There is nothing else.",
             "Does it show, or could it be linked to, people?",
             *removal_lines(facts),
             *audit_lines(facts),

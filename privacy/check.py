@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from understudy.privacy.check_pictures import Finding, check_picture
+from understudy.privacy.check_pictures import Finding, check_jpeg, check_picture
 from understudy.shards.container import open_container
 
 if TYPE_CHECKING:
@@ -22,8 +22,19 @@ if TYPE_CHECKING:
 _HARMLESS_TAGS = {"major_brand", "minor_version", "compatible_brands", "vendor_id"}
 _HARMLESS_VALUES = {"language": {"und"}, "handler_name": {"", "VideoHandler"}}
 _BOXES = {b"ftyp", b"free", b"moov", b"mdat"}
-_PARENTS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"edts", b"dinf"}
-DEEPEST = 16  # boxes in boxes; moov/trak/mdia/minf/stbl are five
+# By box, the boxes in it without which no video is shown. udta and meta are empty lists then.
+_CHILDREN = {
+    b"moov": {b"mvhd", b"trak", b"udta", b"meta"},
+    b"trak": {b"tkhd", b"edts", b"mdia", b"udta", b"meta"},
+    b"edts": {b"elst"},
+    b"mdia": {b"mdhd", b"hdlr", b"minf"},
+    b"minf": {b"vmhd", b"dinf", b"stbl"},
+    b"dinf": {b"dref"},
+    b"stbl": {b"stsd", b"stts", b"stss", b"ctts", b"cslg", b"stsc", b"stsz", b"stco", b"co64", b"sdtp"},
+}
+_ITSELF = b"\0\0\0\0\0\0\0\1\0\0\0\x0curl \0\0\0\1"  # what dref says of frames that are in the same file
+_CODED = {b"avc1", b"avc3", b"hvc1", b"hev1", b"mp4v", b"av01", b"vp08", b"vp09"}  # entries of stsd
+_OF_CODED = {b"avcC", b"hvcC", b"esds", b"av1C", b"vpcC", b"colr", b"pasp", b"btrt", b"fiel", b"clap"}
 _NAMED_BOXES = {
     b"\xa9xyz": "location", b"loci": "location", b"gpmd": "location", b"mebx": "sensor data", b"mett": "sensor data",
     b"tmcd": "timecode", b"SEFT": "maker's trailer", b"sefd": "maker's trailer",
@@ -79,33 +90,43 @@ def _boxes(data: bytes) -> Iterator[Finding]:
         position = end
 
 
-def _inside(data: bytes, position: int, end: int, depth: int = 0) -> Iterator[Finding]:
-    if depth > DEEPEST:
-        yield Finding("box", "boxes nested too deep to look into")
-        return
-    while position < end:
-        box = _box(data, position, end)
-        if box is None:
-            return  # padding, as in some udta
-        kind, start, stop = box
-        if kind in _PARENTS:
-            yield from _inside(data, start, stop, depth + 1)
+def _inside(data: bytes, position: int, end: int, parent: bytes = b"moov") -> Iterator[Finding]:
+    while box := _box(data, position, end):
+        kind, start, position = box
+        content = data[start:position]
+        if kind in (b"free", b"skip"):
+            if any(content):
+                yield Finding("hidden bytes", f"a box {_text(kind)} in {_text(parent)} that is not empty")
+        elif kind not in _CHILDREN[parent]:
+            yield Finding(_NAMED_BOXES.get(kind, "box"), f"box {_text(kind)} in {_text(parent)}")
+        elif kind in _CHILDREN:
+            yield from _inside(data, start, position, kind)
         elif kind in (b"mvhd", b"tkhd", b"mdhd"):
-            wide = 8 if data[start : start + 1] == b"\1" else 4
-            if any(data[start + 4 : start + 4 + 2 * wide]):
+            wide = 8 if content[:1] == b"\1" else 4
+            if any(content[4 : 4 + 2 * wide]):
                 yield Finding("date", f"creation or modification time in {_text(kind)}")
+        elif kind == b"dref" and content != _ITSELF:
+            yield Finding("box", "box dref that names another file")
         elif kind == b"stsd":
-            yield from (
-                Finding(what, f"track of {_text(name)}")
-                for name, what in _NAMED_BOXES.items()
-                if name in data[start:stop]
-            )
-        elif kind in (b"udta", b"meta") and not _is_empty_meta(data[start:stop], kind):
-            names = [what for name, what in _NAMED_BOXES.items() if name in data[start:stop]]
+            yield from _entries(content)
+        elif kind in (b"udta", b"meta") and not _is_empty_meta(content, kind):
+            names = [what for name, what in _NAMED_BOXES.items() if name in content]
             yield Finding(names[0] if names else "tags", f"box {_text(kind)} with content")
-        elif kind in (b"uuid", b"chap"):
-            yield Finding("box", f"box {_text(kind)}")
-        position = stop
+    if any(data[position:end]):
+        yield Finding("hidden bytes", f"{end - position} bytes in {_text(parent)} that are no box")
+
+
+def _entries(content: bytes) -> Iterator[Finding]:
+    """What stsd says of the track's coding."""
+    yield from (Finding(what, f"track of {_text(name)}") for name, what in _NAMED_BOXES.items() if name in content)
+    position = 8
+    while box := _box(content, position, len(content)):
+        kind, start, position = box
+        inner = start + 78  # after the fields that all pictures have: ISO/IEC 14496-12, 12.1.3
+        while kind in _CODED and (child := _box(content, inner, position)):
+            name, _, inner = child
+            if name not in _OF_CODED:
+                yield Finding("box", f"box {_text(name)} in {_text(kind)}")
 
 
 def _is_empty_meta(content: bytes, kind: bytes) -> bool:
@@ -126,7 +147,9 @@ def _is_empty_meta(content: bytes, kind: bytes) -> bool:
         if box is None:
             return False
         inner, start, position = box
-        if inner not in (b"hdlr", b"ilst", b"free") or (inner == b"ilst" and position > start):
+        # A list is empty, padding of zeros, and what handles them has no name.
+        said = content[start + (24 if inner == b"hdlr" else 0) : position]
+        if inner not in (b"hdlr", b"ilst", b"free") or any(said):
             return False
     return True
 
@@ -157,6 +180,8 @@ def _tracks(data: bytes) -> Iterator[Finding]:
 
     try:
         with open_container(io.BytesIO(data)) as container:
+            if container.format.name.startswith("mov,mp4"):
+                yield from _boxes(data)
             yield from _tags(container.metadata, "the file")
             if container.chapters():
                 yield Finding("chapters", f"{len(container.chapters())} chapters")
@@ -188,8 +213,13 @@ def _tags(tags: dict[str, str], where: str) -> Iterator[Finding]:
         yield Finding("timecode" if "timecode" in lower else what, f"tag {name} of {where}")
 
 
+_SHORTEST = {"h264": 7, "hevc": 23}  # decoder configurations, bytes
+
+
 def _units(container: InputContainer) -> Iterator[Finding]:
-    """Messages inside the coded video: SEI of H.264 and HEVC, user data and timecodes of MPEG-2 and MPEG-4."""
+    """Messages inside the coded video: SEI of H.264 and HEVC, user data and timecodes of MPEG-2 and MPEG-4, segments of
+    the pictures of MJPEG.
+    """
     from av.error import FFmpegError
 
     # Streams of a codec unknown to FFmpeg have no context, whatever the annotation says.
@@ -200,16 +230,37 @@ def _units(container: InputContainer) -> Iterator[Finding]:
     codec = stream.codec_context.name
     extra = bytes(stream.codec_context.extradata or b"")
     prefix = 0
-    if codec in ("h264", "hevc") and extra[:1] == b"\x01":
+    if codec in ("h264", "hevc") and extra[:1] == b"\x01" and len(extra) >= _SHORTEST[codec]:
         prefix = (extra[4 if codec == "h264" else 21] & 3) + 1
-    kinds: set[str] = set()
+        kinds = dict.fromkeys(_messages(_parameter_sets(extra, codec), codec, 2))
+    else:
+        kinds = dict.fromkeys(_messages(extra, codec, 0))
     try:
         for packet in container.demux(stream):
-            kinds.update(_messages(bytes(packet), codec, prefix))
+            kinds |= dict.fromkeys(_messages(bytes(packet), codec, prefix))
     except FFmpegError:
         pass  # damage is the packer's business; what came before it counts
     for kind in sorted(kinds):
         yield Finding(kind, f"inside the {codec} stream")
+
+
+def _parameter_sets(extra: bytes, codec: str) -> bytes:
+    """The units in a decoder's configuration (ISO/IEC 14496-15, 5.3.3 and 8.3.3), each after its size in two bytes."""
+    file, units = io.BytesIO(extra), bytearray()
+
+    def number(size: int) -> int:
+        return int.from_bytes(file.read(size), "big")
+
+    file.seek(5 if codec == "h264" else 22)
+    for array in range(2 if codec == "h264" else number(1)):
+        # Of HEVC's, the array's kind comes first.
+        count = number(1) & (255 if array else 31) if codec == "h264" else number(3) & 0xFFFF
+        for _ in range(count):
+            size = number(2)
+            if not size:
+                break
+            units += size.to_bytes(2, "big") + file.read(size)
+    return bytes(units)
 
 
 def _messages(data: bytes, codec: str, prefix: int) -> Iterator[str]:
@@ -224,6 +275,8 @@ def _messages(data: bytes, codec: str, prefix: int) -> Iterator[str]:
                 yield "captions" if b"GA94" in unit[:8] else "user data"
             elif unit[0] == 0xB8 and codec != "mpeg4":
                 yield "timecode"
+    elif codec == "mjpeg" and data:
+        yield from (finding.what for finding in check_jpeg(data))
 
 
 def _length_prefixed(data: bytes, prefix: int) -> Iterator[bytes]:

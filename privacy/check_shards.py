@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import hmac
 import json
 import os
 import re
 import tarfile
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import zstandard
 from tqdm import tqdm
 
-from understudy.privacy.audit_clips import IMAGE, VIDEO, visible_files
+from understudy.privacy.audit_clips import IMAGE, VIDEO
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import Finding, check_jpeg
+from understudy.privacy.names import Linkable, Needles
 from understudy.privacy.removal_record import CLIPS, HOLES, models_of
+from understudy.shards.beside import strangers, visible_files
 from understudy.shards.columns import read_rows
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
 from understudy.shards.frames import split_jpegs
-from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Sample
+from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest, Sample
 from understudy.shards.remote import Address, Remote
 
 # Of KEY.json. Whatever else a sidecar holds, it came from somewhere.
@@ -40,16 +40,15 @@ MEMBER = {*VIDEO, *IMAGE, "json", "mjpg", "off"}
 PAGE = "audit.html"
 PIECE = 1 << 24
 _PATH = re.compile(r"[/\\]|\.(?:mp4|avi|mkv|webm|mov|jpg|png)\b", re.IGNORECASE)
-# Secrets that are no secret: none at all, and the demo corpora's.
-_KNOWN_SECRETS = (b"", b"secret", b"understudy", b"demo keys hide nothing")
 
 
 @dataclass
 class Findings:
-    """Findings of a kind are counted, and the first is kept as the example."""
+    """Findings of a kind are counted, and the first is kept as the example. `names_too_short` were not sought."""
 
     counts: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
     examples: dict[str, str] = field(default_factory=dict[str, str])
+    names_too_short: int = 0
 
     def add(self, where: str, found: Iterable[Finding]) -> None:
         """Note what was found at `where`."""
@@ -70,12 +69,13 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     `names` are names of sources, if known: none of them may lie in a shard, or be what a key is a plain hash of.
     """
     findings = Findings()
-    needles, linked = _needles(names), linkable_keys(names)
+    needles, linked = Needles(names), Linkable(names)
+    findings.names_too_short = needles.too_short
     if corpus is None:
         assert isinstance(root, Path)
         tars = sorted(root.glob("*.tar"))
         files = tars or [path for path in visible_files(root) if path.suffix[1:].lower() in VIDEO]
-        for name, finding in findings_beside(root):
+        for name, finding in findings_beside(root, None):
             findings.add(name, [finding])
         for path in tqdm(files, desc="check", unit="file", disable=None if progress else True):
             with path.open("rb") as file:
@@ -98,7 +98,7 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     findings.add(MANIFEST, _names_in(corpus.manifest.to_json().encode(), needles))
     findings.add(SAMPLES, _check_rows(corpus.read_table(), needles, linked))
     if not isinstance(root, Remote):
-        for name, finding in findings_beside(root):
+        for name, finding in findings_beside(root, corpus.manifest):
             findings.add(name, [finding])
         for path in visible_files(root):
             if path.suffix in (".idx", ".json", ".md", ".csv") and path.name != MANIFEST:
@@ -106,18 +106,28 @@ def check_footage(root: Address, corpus: Corpus | None, names: Sequence[str], *,
     return findings
 
 
-def findings_beside(root: Path) -> Iterator[tuple[str, Finding]]:
-    """What a packer, a removal and an audit leave for their owner's eyes, by name. Told without opening any of it."""
+def findings_beside(root: Path, manifest: Manifest | None) -> Iterator[tuple[str, Finding]]:
+    """What a packer, a removal and an audit leave for their owner's eyes, by name, and whatever else lies in a corpus's
+    folder. Told without opening any of it.
+    """
+    told = set[Path]()
     for path in sorted(root.iterdir()):
         if (path.name == CLIPS or path.name.endswith(REFUSED)) and path.stat().st_size:
             yield path.name, Finding("source names", "names sources; move it out of what you publish")
         elif path.name == HOLES or path.name.endswith(PAGE):
             yield path.name, Finding("frames", "shows where people were, or may be; move it out of what you publish")
+        else:
+            continue
+        told.add(path)
+    for path in strangers(root, manifest) if manifest else ():
+        if path not in told:
+            name = str(path.relative_to(root))
+            yield name, Finding("other files", "is not of the corpus; move it out of what you publish")
 
 
-def _raw(name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes]) -> str:
+def _raw(name: str, file: BinaryIO, findings: Findings, needles: Needles) -> str:
     """Look for names in all bytes of a file, whatever they are, and leave it as it was; its SHA-256."""
-    digest, overlap, before = hashlib.sha256(), max(map(len, needles), default=1) - 1, b""
+    digest, overlap, before = hashlib.sha256(), max(needles.longest, 1) - 1, b""
     found: dict[Finding, None] = {}
     file.seek(0)
     while piece := file.read(PIECE):
@@ -129,7 +139,7 @@ def _raw(name: str, file: BinaryIO, findings: Findings, needles: Sequence[bytes]
     return digest.hexdigest()
 
 
-def _check_rows(data: bytes, needles: Sequence[bytes], linked: Mapping[str, str]) -> Iterator[Finding]:
+def _check_rows(data: bytes, needles: Needles, linked: Linkable) -> Iterator[Finding]:
     """The sample table: its fields, keys and groups."""
     fields = {item.name for item in dataclasses.fields(Sample)}
     for row in read_rows(data):
@@ -137,15 +147,15 @@ def _check_rows(data: bytes, needles: Sequence[bytes], linked: Mapping[str, str]
             yield Finding("sample table", f"fields {', '.join(sorted(others))}")
         for what, allowed in (("key", SILENT_KEY), ("group", _KEYED)):
             value = str(row.get(what, ""))
-            if value in linked:
-                yield Finding(f"linkable {what}", f"is {linked[value]}")
+            if how := linked.how(value):
+                yield Finding(f"linkable {what}", f"is {how}")
             elif value and not allowed.fullmatch(value):
                 yield Finding(f"telling {what}", f"{value!r} is no keyed hash")
     text = zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True).read()
     yield from _names_in(text + data, needles)
 
 
-def _check_tar(name: str, file: BinaryIO, findings: Findings, linked: Mapping[str, str]) -> None:
+def _check_tar(name: str, file: BinaryIO, findings: Findings, linked: Linkable) -> None:
     members: dict[str, dict[str, bytes]] = {}
     with tarfile.open(fileobj=file, mode="r:") as archive:
         for member in archive:
@@ -161,8 +171,8 @@ def _check_tar(name: str, file: BinaryIO, findings: Findings, linked: Mapping[st
             content = archive.extractfile(member)
             assert content is not None  # of a file
             members.setdefault(key, {})[extension] = content.read()
-            if key in linked:
-                findings.add(f"{name}/{key}", [Finding("linkable key", f"is {linked[key]}")])
+            if how := linked.how(key):
+                findings.add(f"{name}/{key}", [Finding("linkable key", f"is {how}")])
         end = archive.offset
     _check_sample(name, members, findings)
     file.seek(end)
@@ -233,32 +243,6 @@ def _sidecar(data: bytes) -> Iterator[Finding]:
         yield Finding("source names", "the removal record holds something like a path")
 
 
-def _needles(names: Sequence[str]) -> list[bytes]:
-    """What to look for in shards: names and their stems, if they are too long to come up by chance."""
-    parts = {part for name in names for part in (PurePath(name).name, PurePath(name).stem)}
-    return sorted(os.fsencode(part) for part in parts if len(part) >= 8)
-
-
-def _names_in(data: bytes, needles: Sequence[bytes]) -> Iterator[Finding]:
-    for needle in needles:
-        if needle in data:
-            yield Finding("source names", f"the bytes of {os.fsdecode(needle)!r}")
-
-
-def linkable_keys(names: Sequence[str]) -> dict[str, str]:
-    """Keys that anyone could make from these names without a secret, and how: plain hashes, whole or cut to 32 digits,
-    and keyed ones with a secret that everybody knows.
-    """
-    keys: dict[str, str] = {}
-    for name in names:
-        for text in {name, PurePath(name).name, PurePath(name).stem}:
-            raw = os.fsencode(text)
-            keys[text] = f"the name {text!r}"
-            keys[f"{zlib.crc32(raw):08x}"] = f"the CRC of {text!r}"
-            for algorithm in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s"):
-                digest = hashlib.new(algorithm, raw, usedforsecurity=False).hexdigest()
-                keys[digest] = keys[digest[:32]] = keys[digest[:16]] = f"the plain {algorithm} of {text!r}"
-            for secret in _KNOWN_SECRETS:
-                digest = hmac.new(secret, raw, hashlib.sha256).hexdigest()
-                keys[digest] = keys[digest[:32]] = f"the hash of {text!r} keyed with a secret that is known"
-    return keys
+def _names_in(data: bytes, needles: Needles) -> Iterator[Finding]:
+    for needle in needles.found_in(data):
+        yield Finding("source names", f"the bytes of {os.fsdecode(needle)!r}")

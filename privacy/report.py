@@ -11,6 +11,7 @@ from typing import Any
 
 from understudy.privacy.audit import Looked, Seen
 from understudy.privacy.audit_clips import Picture
+from understudy.privacy.names import SHORTEST
 
 COLOURS = {"person": "#e5484d", "face": "#f5a524", "text": "#3b82f6"}
 
@@ -49,7 +50,7 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
     else:
         lines += [
             f"  canaries ({group}): {canary['found']} of {canary['clips']} clips found, "
-            f"{canary['frames_seen']:.0%} of frames"
+            f"{canary['frames_seen']:.0%} of frames{_blind(canary)}"
             for group, canary in body["canaries"].items()
         ]
         lines.append(
@@ -68,7 +69,21 @@ def _sentences(body: Mapping[str, Any]) -> list[str]:
     ]
     if not body["findings"]:
         lines.append("  beyond pixels: nothing found")
+    if body["names"]["too_short"]:
+        lines.append(f"  {_short_names(body)}")
     return lines
+
+
+def _short_names(body: Mapping[str, Any]) -> str:
+    names = body["names"]
+    return (
+        f"{names['too_short']:,} of {names['sought']:,} names have less than {SHORTEST} characters without their "
+        "extension: too short to be sought in bytes so, as they would come up by chance"
+    )
+
+
+def _blind(canary: Mapping[str, Any]) -> str:
+    return f"; {canary['unread']} could not be looked at, counted as not seen" if canary["unread"] else ""
 
 
 def _looked_for(body: Mapping[str, Any], name: str) -> bool:
@@ -155,8 +170,11 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
     )
     canaries = (
         _table(
-            ("canaries", "clips", "clips found", "frames seen"),
-            ((group, c["clips"], c["found"], f"{c['frames_seen']:.0%}") for group, c in body["canaries"].items()),
+            ("canaries", "clips", "clips found", "not looked at", "frames seen"),
+            (
+                (group, c["clips"], c["found"], c["unread"], f"{c['frames_seen']:.0%}")
+                for group, c in body["canaries"].items()
+            ),
         )
         if body["canaries"]
         else "<p>No canaries were used, so nobody knows what the detectors miss, and there is no bound.</p>"
@@ -172,6 +190,8 @@ def page(body: Mapping[str, Any], shots: Sequence[Shot]) -> str:
         if body["findings"]
         else "<p>Beyond pixels: nothing found.</p>"
     )
+    if body["names"]["too_short"]:
+        findings += f"<p>{_e(_short_names(body))}.</p>"
     seen_lower = "" if frames["seen_lower"] is None else (
         f"<p>By the canaries, at least {frames['seen_lower']:.0%} of frames with somebody are noticed; the bounds are "
         f"what was found, at most, divided by that. "

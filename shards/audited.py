@@ -17,7 +17,9 @@ from understudy.shards.files import write_atomic
 from understudy.shards.remote import Address, MissingError
 
 AUDIT = "audit.json"
-AUDIT_FORMAT = 2  # 1 had bounds on clips that were too small, and names of files
+# 1 had bounds on clips that were too small, and names of files; 2 such bounds on frames, where frames were left out or
+# canaries could not be looked at.
+AUDIT_FORMAT = 3
 CONFIDENCE = 0.95  # least that training asks for
 
 

@@ -21,6 +21,7 @@ import numpy as np
 import zstandard
 from tqdm import tqdm
 
+from understudy.shards.beside import strangers
 from understudy.shards.cache import default_cache
 from understudy.shards.errors import UserError
 from understudy.shards.fetch import LARGEST_TEXT, Blob, read_address
@@ -32,6 +33,7 @@ from understudy.shards.remote import Address, MissingError, Remote
 from understudy.shards.tarshard import Entry, index_text, read_entries, sidecar
 
 OUT_OF_ORDER = f"{SAMPLES}: its rows are not the manifest's shards in order"
+OURS = (".tar", ".idx", ".tmp")  # such files a packer makes
 THREADS = 8  # hashing, checksums and decoding let go of the interpreter
 
 
@@ -82,8 +84,19 @@ def lint(root: Address, *, decode: bool = False, progress: bool = True) -> Repor
             bar.update()
     refused = root / REFUSED
     named = isinstance(refused, Path) and refused.exists() and refused.stat().st_size > 0
-    notes = (f"{REFUSED} names sources; move it out before you publish the corpus",) if named else ()
-    return Report(tuple(findings), notes, _summary(manifest, findings))
+    notes = [f"{REFUSED} names sources; move it out before you publish the corpus"] if named else []
+    if isinstance(root, Path):
+        notes += _foreign(root, manifest)
+    return Report(tuple(findings), tuple(notes), _summary(manifest, findings))
+
+
+def _foreign(root: Path, manifest: Manifest) -> Iterator[str]:
+    """What an audit would find and `_lint_manifest` does not: files that do a reader of the corpus no harm."""
+    names = [str(path.relative_to(root)) for path in strangers(root, manifest)]
+    names = [name for name in names if name != REFUSED and ("/" in name or not name.endswith(OURS))]
+    if names:
+        told = ", ".join(names[:3]) + (f" and {len(names) - 3:,} more" if len(names) > 3 else "")
+        yield f"{told}: not part of the corpus; move it out before you publish it"
 
 
 def _summary(manifest: Manifest, findings: Sequence[str]) -> str:
@@ -104,7 +117,7 @@ def _lint_manifest(root: Address, manifest: Manifest) -> Iterator[str]:
         return  # what else lies there is not known without a right to list it
     listed = {name for shard in manifest.shards for name in (shard.url, shard.index)}
     for path in sorted(root.iterdir()):
-        if path.suffix in (".tar", ".idx", ".tmp") and path.name not in listed:
+        if path.suffix in OURS and path.name not in listed:
             yield f"{path.name}: not part of the corpus; delete it"
     if (root / WORK).exists():
         yield f"{WORK}: left by a packer that was killed at the very end; run the same pack command again"

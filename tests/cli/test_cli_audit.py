@@ -58,16 +58,27 @@ def test_audit_then_card(
     capsys: pytest.CaptureFixture[str],
 ):
     corpus, names = make_corpus(tmp_path / "c", 6), tmp_path / "names.txt"
-    names.write_text("walk/0.mp4\nrun/1.mp4\n")
+    names.write_text("walk/0.mp4\n\nrun/1.mp4\n  \n")
     assert main(monkeypatch, "audit", corpus, "--workers", "0", "--names", names) == 0
     out = capsys.readouterr().out
     assert "no bound" in out and "beyond pixels: nothing found" in out and "audit.html" in out
+    assert "2 of 2 names have less than 8 characters" in out
     assert main(monkeypatch, "card", corpus, "--creator", "A lab", "--date", "2026-01-31") == 0
     assert "Audited on 6 of 6 clips" in (corpus / "README.md").read_text()
     assert json.loads((corpus / "croissant.json").read_text())["datePublished"] == "2026-01-31"
     assert main(monkeypatch, "card", corpus) == 2
     assert "--overwrite" in capsys.readouterr().err
     assert main(monkeypatch, "lint", corpus) == 0  # papers beside the shards are no finding
+    assert "note:" not in capsys.readouterr().out
+    assert main(monkeypatch, "audit", corpus, "--workers", "0") == 0  # nor are they to a second audit
+    capsys.readouterr()
+    for number in range(7):
+        (corpus / f"jane{number}.mp4").write_text("x")
+    assert main(monkeypatch, "lint", corpus) == 0
+    assert "note: jane0.mp4, jane1.mp4, jane2.mp4 and 4 more: not part of the corpus" in capsys.readouterr().out
+    assert main(monkeypatch, "audit", corpus, "--workers", "0") == 1
+    told = capsys.readouterr()
+    assert "jane4.mp4 and 2 more in" in told.err and "beyond pixels: other files, 7 times" in told.out
 
 
 @pytest.mark.usefixtures("nobody")

@@ -18,18 +18,20 @@ import pytest
 from PIL import Image
 
 import understudy.privacy.audit as audit
-from understudy.privacy.audit import AuditConfig, check_independent, look
-from understudy.privacy.audit_clips import Clip, Shape, halved, open_footage, tar_clips
+from understudy.privacy.audit import AuditConfig, Looked, conclude, look
+from understudy.privacy.audit_clips import Clip, Footage, Shape, halved, open_footage, tar_clips
 from understudy.privacy.audit_run import run_audit
 from understudy.privacy.bounds import Clips, share_upper
 from understudy.privacy.canary import canary_clips
 from understudy.privacy.detect import Frames, Hit, What, parts, strongest
+from understudy.privacy.independent import check_independent
+from understudy.privacy.quality import packed_quality
 from understudy.privacy.report import summary
 from understudy.shards.audited import load_audit, require_audit, save_audit
 from understudy.shards.corpus import Corpus
-from understudy.shards.encode import encode
+from understudy.shards.encode import Encoded, encode
 from understudy.shards.errors import UserError
-from understudy.shards.kinds import Kind
+from understudy.shards.kinds import Codec, Kind
 from understudy.shards.manifest import Sample, Shard, encode_samples, read_samples
 from understudy.shards.pack import pack
 from understudy.shards.plan import PackConfig
@@ -74,6 +76,7 @@ def packed(
     name: str = "scenes",
     kind: Kind = "no-human",
     removal: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> Path:
     sources = [Source(f"{'person' if i < people else 'empty'}/{i}", i % 2) for i in range(empty + people)]
     config = PackConfig(
@@ -84,6 +87,7 @@ def packed(
         secret=b"sixteen bytes or more",
         short_side=48,
         removal=removal,
+        **settings,
     )
     pack(sources, read_scene, path, config, workers=0, progress=False)
     return path
@@ -113,7 +117,7 @@ def test_an_audit_counts_what_is_there_and_bounds_it(tmp_path: Path):
         "tiles": [1, 2], "seed": 0, "unread": 0, "passed_over": 0,
     }  # fmt: skip
     assert body["clips"]["found"] == 0.1 and body["frames"]["found"] == pytest.approx(0.05)
-    assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5)}}
+    assert body["canaries"] == {"people": {"clips": 10, "found": 10, "frames_seen": pytest.approx(0.5), "unread": 0}}
     half = Clips([0.5] * 10, range(10))
     # Half of the canaries' frames show nobody: what is seen of them, not how many, is what the bounds are divided by.
     assert body["clips"]["bound"] == pytest.approx(share_upper(4, 40, 0.025) / half.lower(0.025))
@@ -224,6 +228,26 @@ def test_what_cannot_be_read_counts_as_found(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("magenta")
+def test_canaries_that_nobody_could_look_at_count_as_missed():
+    """A look may still die where a canary could be decoded; that must not make the detectors look better."""
+    seen = {"somebody": 1.0}
+    own = [Looked(Clip(str(number), ""), 50) for number in range(400)]
+    lost = [Looked(Clip(f"c/{number}", "", group="hard"), 0, unread="the decoder crashed") for number in range(20)]
+    good = [Looked(Clip(f"d/{number}", "", group="hard"), 50, {"somebody": 50}, seen) for number in range(20)]
+    footage = Footage(tuple(one.clip for one in own), "0" * 64, None)
+
+    def told(*canaries: Looked) -> dict[str, Any]:
+        return conclude(footage, own, canaries, Shape(6, 48), CONFIG)
+
+    assert told(*lost)["frames"]["bound"] == told(*lost)["clips"]["bound"] == 1.0
+    body = told(*good, *lost)
+    assert body["canaries"]["hard"] == {"clips": 40, "found": 20, "frames_seen": 0.5, "unread": 20}
+    assert body["frames"]["bound"] > 1.5 * told(*good)["frames"]["bound"]
+    extra = {"name": "c", "leaks": {}, "findings": [], "passed_over": (), "names": {"sought": 0, "too_short": 0}}
+    assert "50% of frames; 20 could not be looked at, counted as not seen" in summary(body | extra)
+
+
+@pytest.mark.usefixtures("magenta")
 def test_webdataset_shards_that_others_made(tmp_path: Path):
     """Videos and stills; the tar's owner and time and a telling key and sidecar are found beside the person."""
     video = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
@@ -290,6 +314,13 @@ def test_no_clip_is_too_short_to_be_looked_at():
     assert counts.min() >= 8 and counts.max() <= 50
 
 
+def test_a_frame_counts_for_as_many_as_it_stands_for():
+    """The last of 17 frames, one in 16 looked at, is always looked at and stands for itself only."""
+    scene = list(read_scene(Source("person/1", 0)))
+    one = look(Clip("k", ""), iter([scene[-1]] * 16 + scene[:1]), [Magenta()], replace(CONFIG, every=16), lambda: None)
+    assert (one.frames, one.with_hit["somebody"], one.share("somebody")) == (2, 1, pytest.approx(1 / 17))
+
+
 @pytest.mark.usefixtures("magenta")
 def test_what_is_hidden_or_no_video_by_its_name_is_not_footage(tmp_path: Path):
     made = encode(read_scene(Source("empty/1", 0)), "h264", fps=6, quality=85).members["mp4"]
@@ -302,6 +333,22 @@ def test_what_is_hidden_or_no_video_by_its_name_is_not_footage(tmp_path: Path):
     assert "1 file not looked at, by the name no video, such as a/k.m2ts" in summary(body)
     with pytest.raises(UserError, match="neither videos nor a corpus"):
         canary_clips(tmp_path / "c")
+
+
+@pytest.mark.usefixtures("magenta")
+def test_what_lies_behind_links_is_footage_too(tmp_path: Path):
+    """As it is to pack and remove-people; a link to a folder above does not lead round and round."""
+    made = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    for place in ("v/a/k.mp4", "elsewhere/b/l.mp4", "m.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / place).write_bytes(made)
+    (tmp_path / "v/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "v/m.mp4").symlink_to(tmp_path / "m.mp4")
+    (tmp_path / "v/a/up").symlink_to(tmp_path / "v")
+    (tmp_path / "elsewhere/b/round").symlink_to(tmp_path / "elsewhere")
+    body = run(tmp_path / "v", tmp_path, short_side=48)
+    assert {row["key"] for row in body["worst"]} == {"a/k.mp4", "linked/b/l.mp4", "m.mp4"}
+    assert body["looked_at"]["clips"] == 3
 
 
 @pytest.mark.usefixtures("magenta")
@@ -449,6 +496,80 @@ def test_canaries_in_groups_and_at_half_size(tmp_path: Path):
     assert after[0].box[2] - after[0].box[0] == pytest.approx((before[0].box[2] - before[0].box[0]) / 2, abs=2)
     with pytest.raises(UserError, match="canaries"):
         canary_clips(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("codec", "quality", "coded"), [("mjpeg", 30, 30), ("mjpeg", 85, 85), ("mjpeg", 97, 97), ("h264", 30, 26)]
+)
+@pytest.mark.usefixtures("magenta")
+def test_canaries_are_shown_as_the_corpus_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, codec: Codec, quality: int, coded: int
+):
+    """At its short side and as strongly compressed, whether they are videos or a corpus themselves."""
+    root, known = packed(tmp_path / "c", 3, 0, codec=codec, quality=quality), tmp_path / "canaries"
+    large = PackConfig("l", "real", ("a",), "CC0-1.0", b"sixteen bytes or more", short_side=96)
+    pack([Source("person/1", 0)], read_large, known / "large", large, workers=0, progress=False)
+    made = encode(read_large(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    (known / "v.mp4").write_bytes(made)
+    shown: list[tuple[tuple[int, ...], int]] = []
+
+    def note(frames: Iterator[np.ndarray], codec: Codec, *, fps: float, quality: int) -> Encoded:
+        pictures = list(frames)
+        shown.extend((picture.shape, quality) for picture in pictures)
+        return encode(iter(pictures), codec, fps=fps, quality=quality)
+
+    monkeypatch.setattr("understudy.privacy.audit_clips.encode", note)
+    body = run(root, root, canaries=known, halves=True)
+    assert len(body["canaries"]) == 4 and {canary["found"] for canary in body["canaries"].values()} == {1}
+    assert set(shown) == {((48, 64, 3), coded)}
+
+
+def read_large(source: Source) -> Iterator[np.ndarray]:
+    """As `read_scene`, twice as large."""
+    return (np.repeat(np.repeat(frame, 2, 0), 2, 1) for frame in read_scene(source))
+
+
+def test_a_corpus_without_a_first_clip_to_measure_is_told(tmp_path: Path):
+    root = packed(tmp_path / "c", 2, 0)
+    corpus = Corpus.open(root)
+    data = bytearray(corpus.shard_path(0).read_bytes())
+    offset, size = corpus.spans[0, 0].tolist()
+    data[offset : offset + size] = bytes(size)
+    corpus.shard_path(0).write_bytes(data)
+    with pytest.raises(UserError, match="its first clip is damaged"):
+        packed_quality(corpus)
+
+
+def test_no_canary_is_left_out_without_a_word(tmp_path: Path):
+    made = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    for place in ("whole/a.mp4", "whole/removal.json", "b.mp4"):
+        (tmp_path / place).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / place).write_bytes(made)
+    assert len(canary_clips(tmp_path)) == 2
+    for place in ("whole/c.m2ts", "d.m2ts", "hard/x.tar"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(made)
+        with pytest.raises(UserError, match=f"{place}: by its name no video"):
+            canary_clips(tmp_path)
+        (tmp_path / place).unlink()
+    with pytest.raises(UserError, match="hard: neither videos nor a corpus"):
+        canary_clips(tmp_path)
+
+
+@pytest.mark.usefixtures("magenta")
+def test_clips_out_of_a_tar_touch_no_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A worker that is killed would leave them behind."""
+    video = encode(read_scene(Source("person/1", 0)), "h264", fps=6, quality=85).members["mp4"]
+    still = io.BytesIO()
+    Image.fromarray(next(read_scene(Source("person/1", 0)))).save(still, "JPEG")
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        for name, data in (("0.mp4", video), ("1.jpg", still.getvalue())):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "nowhere"))
+    body = run(tmp_path, tmp_path, short_side=48)
+    assert body["looked_at"]["unread"] == 0 and body["clips"]["found"] == 1.0
 
 
 def test_a_detector_is_counted_apart_from_others_of_its_kind():

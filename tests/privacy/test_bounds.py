@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from understudy.privacy.audit import _chosen
 from understudy.privacy.bounds import (
     Clips,
     Residual,
@@ -171,3 +174,38 @@ def test_no_canaries_no_bound_and_blind_ones_bound_nothing():
     # The worst group counts, not the mean over all.
     easy, hard = (residual(nothing, groups, 0.05).bound for groups in ({"w": whole}, {"w": whole, "s": seldom}))
     assert easy is not None and hard is not None and hard > 5 * easy
+
+
+@pytest.mark.parametrize(("frames", "every"), [(17, 16), (16, 15), (20, 15), (16, 10), (18, 6)])
+def test_the_bound_holds_where_frames_are_left_out_of_short_clips(frames: int, every: int):
+    """Somebody in the first and the last frame of half of the clips, which a fixed step from a random start on meets
+    too seldom: the mean over what it meets is too small on average.
+    """
+    nothing, shows = np.zeros((4, 4, 3), np.uint8), {0, frames - 1}
+    canaries, truth = {"c": apart(np.ones(2000))}, 0.5 * 2 / frames
+    failed, met = [], {"ours": [], "fixed step": []}
+    for trial in range(60):
+        shares = {"ours": np.zeros(1000), "fixed step": np.zeros(1000)}
+        for clip in range(500):
+            draw = random.Random(f"{trial} {clip}")
+            drawn = list(_chosen(iter([nothing] * frames), every, draw))
+            assert sum(count for _, _, count in drawn) == frames and len(drawn) == -(-frames // every)
+            shares["ours"][clip] = sum(count for number, _, count in drawn if number in shows) / frames
+            step = range(draw.randrange(every), frames, every)
+            # Of a clip that ends before the first, any one.
+            step = list(step) or [draw.randrange(frames)]
+            shares["fixed step"][clip] = np.mean([number in shows for number in step])
+        failed.append(not holds(residual(apart(shares["ours"]), canaries, 0.05), truth))
+        for way, values in shares.items():
+            met[way].append(values.mean())
+    assert np.mean(failed) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 60)
+    assert np.mean(met["ours"]) == pytest.approx(truth, rel=0.05)
+    assert (np.mean(met["fixed step"]) < 0.9 * truth) == (frames % every > 0)
+
+
+@given(st.integers(0, 40), st.integers(1, 45), st.integers(0, 9))
+def test_frames_are_drawn_one_of_each_stretch(frames: int, every: int, seed: int):
+    drawn = [(n, c) for n, _, c in _chosen(iter([np.zeros(1)] * frames), every, random.Random(seed))]
+    for index, (number, count) in enumerate(drawn):
+        assert index * every <= number < index * every + count <= frames
+    assert sum(count for _, count in drawn) == frames

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import csv
+import fnmatch
 import hashlib
 import importlib
 import io
@@ -15,8 +17,10 @@ from typing import Any
 
 import pytest
 
+import understudy.privacy.reasons
 from understudy.privacy.card import check_unwritten, dataset_card, datasheet, gather
 from understudy.privacy.card_croissant import CONTEXT, TABLE, clip_table, croissant
+from understudy.privacy.reasons import KNOWN
 from understudy.shards.audited import save_audit
 from understudy.shards.corpus import Corpus
 from understudy.shards.errors import UserError
@@ -91,23 +95,57 @@ def test_what_audit_and_removal_say_is_in_the_papers(corpus: Path):
     assert "- 2 x no frames" in datasheet(facts) and "To be filled in" in datasheet(facts)
     headings = [line for line in datasheet(facts).splitlines() if line.startswith("## ")]
     assert len(headings) == 7  # those of Gebru et al.
+    assert "its group: a keyed hash that clips of one recording" in datasheet(facts)
 
 
 def test_reasons_in_the_papers_name_no_file(corpus: Path):
-    reasons = ("picture 5 is cut off", "jane_007.jpg is cut off", "can't open /home/jane/v.mp4", "no key 'Jane'")
-    lines = [json.dumps({"path": "x", "reason": reason}) for reason in (*reasons, "unsure on 61 of 101 frames")]
-    lines.append(json.dumps({"path": "x", "reason": "picture 6 is cut off"}))
+    reasons = (
+        "frame 5 is cut off",
+        "frame 6 is cut off",
+        "unsure on 61 of 101 frames",
+        "the segmenter was unsure on 61 of 101 frames",
+        "no mask for John Smith at /home/ann lee smith/v.mp4",
+        "jane_007.jpg is cut off",
+        "no key 'Jane'",
+        "cannot be decoded: Jane's own error",
+        "removing its people failed: ValueError: Jane",
+    )
     expected = {
-        "picture # is cut off": 2,
-        "... is cut off": 1,
-        "can't open ...": 1,
-        "no key ...": 1,
-        "unsure on # of # frames": 1,
+        "frame # is cut off": 2,
+        "the segmenter was unsure on # of # frames": 1,
+        "cannot be decoded": 1,
+        "removing its people failed": 1,
+        "another reason": 4,
     }
     for place in (corpus / "refused.jsonl", refused_list(corpus)):  # where it lay, and where it is
-        place.write_text("\n".join(lines))
+        place.write_text("\n".join(json.dumps({"path": "x", "reason": reason}) for reason in reasons))
         assert gather(corpus).refused == expected
         place.unlink()
+
+
+def test_every_reason_of_ours_may_be_published():
+    """All that the source has of them, whatever numbers and names are put in."""
+    root = Path(understudy.privacy.reasons.__file__).parents[1]
+    told = set[str]()
+    for path in [*(root / "shards").glob("*.py"), *(root / "privacy").glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("RefusedError", "Lost"):
+                told.update(map(_pattern, node.args))
+            elif isinstance(node, ast.FunctionDef) and node.name == "why_dropped":
+                told.update(_pattern(part.value) for part in ast.walk(node) if isinstance(part, ast.Return))
+    told.discard("")
+    assert len(told) > 25
+    for text in told:
+        assert fnmatch.filter(KNOWN, text.partition(":")[0]), text
+
+
+def _pattern(value: ast.AST | None) -> str:
+    """A string in the source with * for what is put in; empty for anything else."""
+    if isinstance(value, ast.IfExp):
+        return _pattern(value.body)
+    if isinstance(value, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else "*" for part in value.values)
+    return value.value if isinstance(value, ast.Constant) and isinstance(value.value, str) else ""
 
 
 def test_an_audit_of_another_corpus_is_not_passed_on(corpus: Path):

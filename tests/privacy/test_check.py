@@ -6,12 +6,14 @@ import csv
 import hashlib
 import hmac
 import io
+import os
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import av
 import av.container
@@ -23,7 +25,9 @@ from PIL import Image, PngImagePlugin
 
 from understudy.privacy.check import check_media
 from understudy.privacy.check_pictures import check_jpeg
-from understudy.privacy.check_shards import check_footage, linkable_keys
+from understudy.privacy.check_shards import check_footage
+from understudy.privacy.names import Linkable, Needles
+from understudy.shards.beside import PAPERS
 from understudy.shards.corpus import Corpus
 from understudy.shards.encode import encode
 from understudy.shards.ingest import read_video
@@ -132,6 +136,85 @@ def test_our_own_video_is_clean_and_each_addition_is_seen(tmp_path: Path):
         container.metadata.update({"com.apple.quicktime.location.ISO6709": "+48.8584+002.2945/", "title": "My flat"})
 
     assert kinds(video(tmp_path, tagged)) >= {"location", "tags"}
+
+
+def box(kind: bytes, content: bytes = b"") -> bytes:
+    return (8 + len(content)).to_bytes(4, "big") + kind + content
+
+
+def with_box(data: bytes, path: tuple[bytes, ...], added: bytes, skip: int = 0) -> bytes:
+    """An MP4 with bytes added at the end of the box that `path` leads to, below `skip` bytes of fields."""
+    position = skip
+    while position < len(data):
+        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if kind == path[0]:
+            content = data[position + 8 : position + size]
+            fields = {b"stsd": 8, b"avc1": 78}.get(kind, 0)
+            inner = content + added if len(path) == 1 else with_box(content, path[1:], added, fields)
+            return data[:position] + box(kind, inner) + data[position + size :]
+        position += size
+    raise AssertionError(f"no box {path[0]!r}")
+
+
+TRACK = (b"moov", b"trak")
+TABLES = (*TRACK, b"mdia", b"minf", b"stbl")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (b"moov",), TRACK, (*TRACK, b"mdia"), (*TRACK, b"mdia", b"minf"), (*TRACK, b"mdia", b"minf", b"dinf"), TABLES,
+        (*TABLES, b"stsd", b"avc1"),
+    ],
+)  # fmt: skip
+def test_boxes_inside_the_index_that_no_video_needs_are_seen(path: tuple[bytes, ...]):
+    words = b"lat 52.5 lon 13.4 Jane"
+    clean = own_mp4()
+    for kind in (b"free", b"skip", b"GPS ", b"uuid", b"ABCD"):
+        assert kinds(with_box(clean, path, box(kind, words))) & {"box", "hidden bytes"}, kind
+    if path[-1] != b"avc1":
+        assert "hidden bytes" in kinds(with_box(clean, path, b"\xffJane"))
+        assert kinds(with_box(clean, path, box(b"free", bytes(8)))).isdisjoint({"box", "hidden bytes"})
+
+
+def test_words_in_an_empty_list_or_in_front_of_a_video_are_seen():
+    clean, words = own_mp4(), b"lat 52.5 lon 13.4 Jane"
+    assert "tags" in kinds(with_box(clean, (b"moov",), box(b"meta", bytes(4) + box(b"free", words))))
+    handler = box(b"hdlr", bytes(24) + words)
+    assert "tags" in kinds(with_box(clean, (b"moov",), box(b"meta", bytes(4) + handler)))
+    assert "box" in kinds(box(b"uuid", bytes(16) + words) + clean)
+    dref = clean.index(b"url ")
+    assert "box" in kinds(clean[:dref] + b"alis" + clean[dref + 4 :])
+
+
+def coded(codec: str, container: str, pixels: str, **options: str) -> bytes:
+    if codec not in av.codecs_available:
+        pytest.skip(f"PyAV without {codec}")
+    file = io.BytesIO()
+    with av.open(file, "w", format=container, options={"fflags": "+bitexact"}) as output:
+        stream = output.add_stream(codec, rate=Fraction(6))
+        stream.width, stream.height, stream.pix_fmt = 128, 128, pixels
+        stream.codec_context.options = options
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(np.full((128, 128, 3), 30 * number, np.uint8), "rgb24")
+            output.mux(stream.encode(frame.reformat(format=pixels)))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def test_messages_beside_the_parameter_sets_of_hevc_are_seen():
+    """x265 signs itself there, and nowhere else."""
+    made = coded("libx265", "mp4", "yuv420p", **{"x265-params": "log-level=none"})
+    assert b"x265" in made and kinds(made) == {"user data (SEI)"}
+    at = made.index(b"x265")
+    sei = made.rindex(b"\x4e\x01\x05", 0, at)  # kind 39, in an array of that kind
+    assert kinds(made[:sei] + b"\x46" + made[sei + 1 :]) == set()
+
+
+def test_comments_in_the_pictures_of_a_video_are_seen():
+    made = coded("mjpeg", "avi", "yuvj420p")
+    assert b"\xff\xfe" in made and kinds(made) == {"comment"}
+    assert kinds(coded("mjpeg", "avi", "yuvj420p", flags="+bitexact")) == set()
 
 
 def test_captions_inside_the_video_are_seen(tmp_path: Path):
@@ -306,7 +389,6 @@ def test_whatever_is_in_a_shard_the_check_comes_to_an_end(tmp_path: Path, member
 
 
 def test_boxes_without_content_or_nested_without_end_are_looked_into():
-    box = lambda kind, content=b"": (8 + len(content)).to_bytes(4, "big") + kind + content  # noqa: E731
     assert check_media(box(b"ftyp") + box(b"moov", box(b"mvhd"))) is not None
     nested = b""
     for _ in range(5000):
@@ -344,6 +426,20 @@ def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_c
     (root / ".holes").mkdir()
     assert found() == {"frames"}
     (root / ".holes").rmdir()
+    for name in ("originals/walk/jane.mp4", "jane.tar", "NOTES", "deep/refused.jsonl"):
+        (root / name).parent.mkdir(exist_ok=True, parents=True)
+        (root / name).write_text("x")
+        assert found() == {"other files"}, name
+        (root / name).unlink()
+    (tmp_path / "originals").mkdir()
+    (tmp_path / "originals/jane.mp4").write_text("x")
+    (root / "linked").symlink_to(tmp_path / "originals")
+    assert found() == {"other files"}
+    (root / "linked").unlink()
+    for name in (*PAPERS, "audit.json", "removal.json"):  # nor an empty list, as packers of old left it
+        (root / name).write_text("{}")
+    (root / "refused.jsonl").touch()
+    assert found() == set()
     (root / "clips.csv").write_text(f"key,{NAME}\n")
     assert found() == {"source names"}
     (root / "clips.csv").unlink()
@@ -356,14 +452,43 @@ def test_the_sample_table_and_what_lies_beside_the_shards(tmp_path: Path, make_c
     assert found() == {"telling group"}
 
 
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=8, max_size=20)
+
+
+@given(st.lists(TEXT | st.sampled_from(["aaaaaaaaab", "aaaaaaaaabc", "aaaaaaaaa.mp4"]), max_size=8), st.data())
+def test_all_names_are_found_in_one_pass(names: list[str], data: st.DataObject):
+    """As by looking for one after the other, wherever they lie and however they overlap."""
+    pieces = st.sampled_from([*map(os.fsencode, names), b"aaaaaaaa"]) | st.binary(max_size=12)
+    text = b"".join(data.draw(st.lists(pieces, max_size=8)))
+    parts = {part for name in names if name.strip() for part in (PurePath(name).name, PurePath(name).stem)}
+    sought = {os.fsencode(part) for part in parts if len(part) >= 8}
+    assert Needles(names).found_in(text) == sorted(needle for needle in sought if needle in text)
+
+
+def test_names_that_were_not_sought_are_told_and_empty_lines_are_no_names(
+    tmp_path: Path, make_corpus: Callable[..., Path]
+):
+    root = make_corpus(tmp_path / "c", 3)  # rows without a group
+    found = check_footage(root, Corpus.open(root), ["", "a/0.mp4", "clip1.mp4", "long enough.mp4", " "], progress=False)
+    assert found.rows() == [] and found.names_too_short == 2
+
+
 def test_keys_that_anyone_could_make_are_found(tmp_path: Path, make_corpus: Callable[..., Path]):
     names = ["walk/dQw4w9WgXcQ.mp4", "run/v_Juggling_g01_c02.avi"]
-    keys = linkable_keys(names)
+    keys = Linkable(names)
     for text in (names[0], "dQw4w9WgXcQ.mp4", "dQw4w9WgXcQ"):
-        assert hashlib.sha256(text.encode()).hexdigest()[:32] in keys and hashlib.md5(text.encode()).hexdigest() in keys
-        assert hmac.new(b"", text.encode(), hashlib.sha256).hexdigest()[:32] in keys
-        assert sample_key(SECRET, text) not in keys
-    assert sample_key(b"demo keys hide nothing", names[0]) in keys
+        raw = text.encode()
+        assert keys.how(text) == f"the name {text!r}" and keys.how(f"{zlib.crc32(raw):08x}") == f"the CRC of {text!r}"
+        for algorithm in ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s"):
+            digest = hashlib.new(algorithm, raw).hexdigest()
+            assert {keys.how(digest[:digits]) for digits in (None, 32, 16)} == {f"the plain {algorithm} of {text!r}"}
+            assert keys.how(digest[:31]) is keys.how(digest[:15] + "g") is None
+        for secret in (b"", b"secret", b"understudy", b"demo keys hide nothing"):
+            digest = hmac.new(secret, raw, hashlib.sha256).hexdigest()
+            assert "keyed with a secret that is known" in (keys.how(digest[:32]) or "")
+        assert keys.how(sample_key(SECRET, text)) is None
+    assert {keys.how(key) for key in ("-abcdef", "-" * 16, "0x" + "1" * 14, "1" * 8, "é", "F" * 32)} == {None}
+    assert keys.how("") is None and Linkable(["", " "]).how("") is None
     # The same in a shard, beside a name in clear text in the pixels' own bytes.
     member = tarfile.TarInfo(hashlib.sha256(b"dQw4w9WgXcQ").hexdigest()[:32] + ".jpg")
     data = jpeg(comment=b"from v_Juggling_g01_c02")
