@@ -150,7 +150,8 @@ def read_without_people(
         for frame, hole in zip(shot.frames, shot.holes):
             if removal.keep_holes:
                 frame = np.dstack([frame, hole * np.uint8(255)])
-            yield _resized(frame, shape)
+            yield _resized(frame, shape).copy()
+        del shot, frame, hole  # they are large, and the next ones take as much again
     reason = tally.why_dropped(removal.limits)
     if reason:
         raise RefusedError(reason)
@@ -242,7 +243,8 @@ def _remove_source(
                 beat()
                 if removal.keep_holes:
                     holes.append(np.packbits(_even(hole), axis=1))
-                yield _even(frame)
+                yield _even(frame).copy()
+            del shot, frame, hole  # they are large, and the next ones take as much again
 
     try:
         rate = fps or native(source)[0]
