@@ -47,7 +47,7 @@ from understudy.privacy.weights import weights_digest
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.ingest import Shape, native, read_video
+from understudy.shards.ingest import Shape, native, read_numbered, read_video
 from understudy.shards.keys import sample_key
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.workers import Beat, Lost, confined_map
@@ -204,20 +204,34 @@ def tools(removal: Removal) -> tuple[Segmenter | None, Filler, tuple[Detector, .
 
 def _shots(source: Source, fps: float, removal: Removal, tally: Tally, beat: Beat) -> Iterator[Removed]:
     segment, fill, gate = tools(removal)
-    native_fps, short_side = native(source)
+    _, short_side = native(source)
     if segment is None:
         assert removal.masks is not None
-        segment = MaskFiles(removal.masks / Path(source.id).with_suffix(""), native_fps / fps)
-    frames = read_video(source, fps=fps, short_side=short_side)
+        segment = MaskFiles(removal.masks / Path(source.id).with_suffix(""))
+    stored = 0
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        nonlocal stored
+        numbered = read_numbered(source, fps=fps, short_side=short_side)
+        while True:
+            try:
+                number, frame = next(numbered)
+            except StopIteration as end:
+                stored = end.value
+                return
+            if isinstance(segment, MaskFiles):
+                segment.numbers.append(number)
+            yield frame
+
     try:
-        yield from remove_people(frames, fps, segment, fill, removal.settings, gate, tally, beat)
+        yield from remove_people(frames(), fps, segment, fill, removal.settings, gate, tally, beat)
     except (RefusedError, UserError, MemoryError):
         raise
     except Exception as error:  # a clip that breaks a network or a filler is left out; the others go on
         traceback.print_exc()
         raise RefusedError(f"removing its people failed: {type(error).__name__}: {str(error)[:200]}") from None
     if isinstance(segment, MaskFiles):
-        segment.check_count()
+        segment.check_count(stored)
 
 
 def _remove_source(

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import tarfile
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from make_videos import write_video  # pyright: ignore[reportMissingImports]
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
 from understudy.loader.read import ShardReader
@@ -186,6 +188,29 @@ def test_what_lies_in_the_way_is_left_alone(clips: tuple[list[Source], Path], tm
     with pytest.raises(UserError, match="no such folder"):
         remove_from_all(sources, ("a", "b"), tmp_path / "x", removal(tmp_path / "none"), SECRET, progress=False)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("fps", [None, 7.0, 50.0])
+def test_masks_are_of_the_frames_that_are_stored_however_long_each_is_shown(tmp_path: Path, fps: float | None) -> None:
+    """Thirty frames a second, then fifteen, as phones do in the dark."""
+    times = np.cumsum([0] + [3000 if not 20 <= number < 40 else 6000 for number in range(59)])
+    frames = np.full((60, 64, 160, 3), 90, np.uint8)
+    (tmp_path / "masks/walk").mkdir(parents=True)
+    for number, time in enumerate(times):
+        mask = np.zeros((64, 160), np.uint8)
+        mask[10:50, (left := int(130 * time / times[-1])) : left + 12] = 255
+        frames[number][mask > 0] = (255, 0, 255)
+        wide = cv2.dilate(mask, np.ones((5, 5), np.uint8))  # the codec smears colours
+        cv2.imwrite(str(tmp_path / f"masks/walk/{number:06d}.png"), wide)
+    path = write_video(tmp_path / "walk.mp4", frames, pts=times.tolist(), time_base=Fraction(1, 90000))
+    mine = Removal(masks=tmp_path / "masks", settings=replace(EXACT, margin=0), limits=Limits(1, 1, 0, 1))
+    out = tmp_path / "out"
+    remove_from_all([Source("walk.mp4", 0, path)], ("a",), out, mine, SECRET, fps=fps, progress=False)
+    (video,) = out.glob("a/*.mp4")
+    assert not of_person(np.stack(list(read_video(Source("x", 0, video), fps=30, short_side=64)))).any()
+    (tmp_path / "masks/walk/000059.png").unlink()
+    with pytest.raises(RefusedError, match="it has 60 frames"):
+        list(read_without_people(Source("walk.mp4", 0, path), fps=6, short_side=64, removal=mine))
 
 
 def test_the_reader_for_packing(clips: tuple[list[Source], Path]) -> None:
