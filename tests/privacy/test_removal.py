@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tarfile
 from dataclasses import replace
 from fractions import Fraction
@@ -105,6 +107,57 @@ def test_killed_and_run_again(clips: tuple[list[Source], Path], tmp_path: Path) 
         remove_from_all(sources, ("a", "b"), resumed, Removal(masks=masks, settings=EXACT), SECRET, progress=False)
 
 
+def test_what_changed_is_done_again(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
+    """A video, its masks or its class: what was made of them before is deleted first, and the rest stays."""
+    sources, masks = clips
+    copied, out = tmp_path / "masks", tmp_path / "out"
+    shutil.copytree(masks, copied)
+    (tmp_path / "a").mkdir()
+    assert sources[0].path is not None
+    first = replace(sources[0], path=Path(shutil.copy(sources[0].path, tmp_path / "a")))
+    sources = [first, sources[1]]
+
+    def run(sources: list[Source]) -> dict[str, Path]:
+        """The video made of each source."""
+        remove_from_all(sources, ("a", "b"), out, removal(copied), SECRET, progress=False)
+        rows = [json.loads(line) for line in (out / CLIPS).read_text().splitlines()]
+        assert {row["out"] for row in rows if row["out"]} == {str(p.relative_to(out)) for p in out.rglob("*.mp4")}
+        return {row["path"]: out / row["out"] for row in rows if row["out"]}
+
+    def times(videos: dict[str, Path]) -> list[int]:
+        return [video.stat().st_mtime_ns for video in videos.values()]
+
+    before = times(run(sources))
+    assert times(run(sources)) == before
+    os.utime(tmp_path / "a/clip0.mp4")
+    again = times(run(sources))
+    assert again[0] != before[0] and again[1] == before[1]
+    moved = run([replace(first, label=1), sources[1]])
+    assert moved[first.id].parent.name == "b" and times(moved)[1] == before[1]
+    for mask in (copied / "a/clip0").iterdir():
+        cv2.imwrite(str(mask), np.full_like(cv2.imread(str(mask), 0), 255))
+    assert list(run([replace(first, label=1), sources[1]])) == [sources[1].id], "all of it is masked now"
+    lines = [json.loads(line) for line in (out / CLIPS).read_text().splitlines()]
+    (out / CLIPS).write_text("".join(json.dumps({k: line[k] for k in line if k != "made_of"}) + "\n" for line in lines))
+    assert times(run(sources))[-1] != before[1], "listed by a version that took no fingerprints"
+
+
+def test_the_list_is_for_its_owner_from_the_first_byte_on(
+    clips: tuple[list[Source], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        if "jsonl" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            modes.append(os.fstat(descriptor).st_mode & 0o777)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    sources, masks = clips
+    remove_from_all(sources[:1], ("a", "b"), tmp_path / "out", removal(masks), SECRET, progress=False)
+    assert modes and set(modes) == {0o600}
+
+
 def test_of_sources_that_are_withdrawn_nothing_is_left(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
     sources, masks = clips
     out = tmp_path / "out"
@@ -162,7 +215,7 @@ def test_a_clip_that_breaks_the_filler_is_refused_and_the_others_go_on(tmp_path:
     mine = Removal(masks=tmp_path / "masks", filler=f"{__name__}:break_one", limits=Limits(1, 1, 0, 1))
     done = remove_from_all(sources, ("a",), tmp_path / "out", mine, SECRET, progress=False)
     assert (done.kept, done.refused) == (1, 1)
-    assert done.reasons[0][0] == "removing its people failed: ZeroDivisionError: no such luck"
+    assert done.reasons[0][0] == "removing its people failed: ZeroDivisionError", "the words may name somebody"
 
 
 def test_other_masks_or_weights_are_not_mixed_in(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
