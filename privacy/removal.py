@@ -162,7 +162,7 @@ def read_without_people(
             if removal.keep_holes:
                 frame = np.dstack([frame, hole * np.uint8(255)])
             yield _resized(frame, shape).copy()
-        del shot, frame, hole  # they are large, and the next ones take as much again
+        shot = frame = hole = None  # they are large, and the next ones take as much again
     reason = tally.why_dropped(removal.limits)
     if reason:
         raise RefusedError(reason)
@@ -280,7 +280,7 @@ def _remove_source(
                 if removal.keep_holes:
                     holes.append(np.packbits(_even(hole), axis=1))
                 yield _even(frame).copy()
-            del shot, frame, hole  # they are large, and the next ones take as much again
+            shot = frame = hole = None  # they are large, and the next ones take as much again
 
     try:
         rate = fps or native(source)[0]
