@@ -172,23 +172,24 @@ class SegmentUnless:
         return found
 
 
-def to_and_fro(count: int, fps: float) -> Iterator[np.ndarray]:
-    scene = walk_past()[0]
-    scene[scene > 200] = 90
+def to_and_fro(count: int, fps: float, pan: int = 0) -> Iterator[np.ndarray]:
+    """Somebody who stays in the middle, filmed by a camera that turns by `pan` pixels a frame."""
+    scene = np.random.default_rng(1).integers(40, 140, (10, 200, 3), np.uint8)
+    scene = np.repeat(np.repeat(scene, 6, 0), 6, 1)
     for number in range(count):
-        frame = scene.copy()
+        frame = scene[:, pan * number :][:, :90].copy()
         left = 40 + round(12 * np.sin(number / fps))
         frame[15:45, left : left + 10] = 255
         yield frame
 
 
-def followed_in_pieces(missed: range, length: int, count: int, fps: float) -> tuple[bool, list[int]]:
+def followed_in_pieces(missed: range, length: int, count: int, fps: float, pan: int = 0) -> tuple[bool, list[int]]:
     """Whether the person is lost, and the unsure frames, in pieces of `length` frames."""
     tally = Tally()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("understudy.privacy.shots.MOST_PIXELS", 60 * 90 * length)
         segment = SegmentUnless(missed)
-        shots = list(remove_people(to_and_fro(count, fps), fps, segment, background, Settings(), [], tally))
+        shots = list(remove_people(to_and_fro(count, fps, pan), fps, segment, background, Settings(), [], tally))
     assert len(shots) == -(-count // length)
     return tally.lost, np.flatnonzero(np.concatenate([shot.unsure for shot in shots])).tolist()
 
@@ -213,6 +214,14 @@ def test_a_moment_without_a_mask_is_noticed_at_the_end_of_a_piece_too(first: int
     whole = followed_in_pieces(missed, 60, 60, 8)
     assert whole == (False, list(missed))
     assert followed_in_pieces(missed, length, 60, 8) == whole
+
+
+@pytest.mark.parametrize("missed", [range(0), range(27, 120), range(30, 120), range(90), range(28, 32)])
+def test_the_camera_is_followed_from_piece_to_piece(missed: range) -> None:
+    """Who is missed as it turns away from them may have been left behind."""
+    whole = followed_in_pieces(missed, 120, 120, 8, pan=2)
+    assert len(whole[1]) >= min(len(missed), 4)
+    assert followed_in_pieces(missed, 30, 120, 8, pan=2) == whole
 
 
 @pytest.mark.parametrize("fill", [flat, inpaint, background])
