@@ -32,11 +32,8 @@ def behind(frames: Frames, zone: Masks, usable: Masks, core: Masks, motion: Moti
 
     count, (height, width) = len(zone), zone.shape[1:]
     background, seen = np.zeros_like(frames), np.zeros_like(zone)
-    opaque = np.full((height, width), 255, np.uint8)
-    sources = [np.dstack([frame, shown * opaque]) for frame, shown in zip(frames, usable)]
     useful = set(np.flatnonzero(usable.any((1, 2))).tolist())
     for target in range(count):
-        shown = np.dstack([frames[target], opaque])
         pixels = np.flatnonzero(zone[target])
         place = np.zeros(height * width, np.int64)  # of a pixel among `pixels`
         place[pixels] = np.arange(len(pixels))
@@ -50,13 +47,14 @@ def behind(frames: Frames, zone: Masks, usable: Masks, core: Masks, motion: Moti
             matrix = motion.between(source, target) if source in useful else None
             if matrix is None:
                 continue
-            picture = _through(sources[source], matrix, box)
-            red, green, blue, unusable = cv2.split(cv2.absdiff(picture, shown[box]))
-            good = wanting[box] & (unusable == 0)  # all four neighbours are usable
+            picture = _through(frames[source], matrix, box)
+            shown = _through(usable[source] * np.uint8(255), matrix, box)
+            red, green, blue = cv2.split(cv2.absdiff(picture, frames[target][box]))
+            good = wanting[box] & (shown == 255)  # all four neighbours are usable
             good &= ~core[target][box] | (cv2.max(cv2.max(red, green), blue) > LIKE)
             y, x = np.nonzero(good)
             filled = place[(y + box[0].start) * width + x + box[1].start]
-            samples[taken[filled], filled] = picture[y, x, :3]
+            samples[taken[filled], filled] = picture[y, x]
             taken[filled] += 1
             wanting.ravel()[pixels[filled[taken[filled] == SAMPLES]]] = False
         known = np.flatnonzero(taken >= LEAST)
@@ -68,7 +66,7 @@ def behind(frames: Frames, zone: Masks, usable: Masks, core: Masks, motion: Moti
 
 
 def _through(picture: Frames, matrix: NDArray[np.float64], box: tuple[slice, slice]) -> Frames:
-    """The part `box` of a target frame, whose pixels `matrix` (3, 3) maps to those of `picture` (H, W, C)."""
+    """The part `box` of a target frame, whose pixels `matrix` (3, 3) maps to those of `picture` (H, W, 3) or (H, W)."""
     if np.array_equal(matrix, np.eye(3)):
         return picture[box]
     cv2 = opencv()

@@ -33,6 +33,7 @@ from understudy.privacy.removal_record import (
     add_to_list,
     begin_list,
     delete_unlisted,
+    fingerprint,
     locked,
     remember,
     staged,
@@ -47,7 +48,7 @@ from understudy.privacy.weights import weights_digest
 from understudy.shards.encode import encode
 from understudy.shards.errors import UserError
 from understudy.shards.files import write_atomic
-from understudy.shards.ingest import Shape, native, read_video
+from understudy.shards.ingest import Shape, native, read_numbered, read_video
 from understudy.shards.keys import sample_key
 from understudy.shards.sources import RefusedError, Source
 from understudy.shards.workers import Beat, Lost, confined_map
@@ -88,9 +89,9 @@ def remove_from_all(
 
     KEY is the keyed hash of the source's id, so that names of people or places in file names end here. Sources whose
     people can't be removed safely are left out, with the reason in `removal.jsonl`. Called again after an
-    interruption it does what is missing, with the same result; videos that it made before of what is not among the
-    sources any more are deleted. `sheets` is a folder for pictures of before, mask and after. Raises UserError where
-    `out` holds something else.
+    interruption it does what is missing, with the same result, and again what was changed: a video, its masks or its
+    class. Videos that it made before of what is not among the sources any more are deleted. `sheets` is a folder for
+    pictures of before, mask and after. Raises UserError where `out` holds something else.
     """
     tools(removal)  # so that what is missing is said here, not by every worker
     for name in classes:
@@ -107,7 +108,16 @@ def remove_from_all(
     }
     with locked(out):
         remember(out, record)
-        done = begin_list(out)
+        given = {source.id: source for source in sources}
+
+        def valid(clip: Clip) -> bool:
+            source = given.get(clip.path)
+            if source is None:  # its video is deleted at the end
+                return True
+            moved = clip.out is not None and clip.out.split("/")[0] != classes[source.label]
+            return clip.label == source.label and not moved and clip.made_of == _made_of(source, removal)
+
+        done = begin_list(out, valid)
         work = functools.partial(_remove_source, tuple(classes), out, removal, secret, fps, sheets)
         missing = [source for source in sources if source.id not in done]
         results = confined_map(work, missing, workers=workers, patience_s=PATIENCE_S)
@@ -121,7 +131,8 @@ def remove_from_all(
         with bar, closing(results):
             for source, result in zip(missing, results):
                 if isinstance(result, Lost):
-                    result = Clip(source.id, source.label, "refused", result.reason)
+                    made_of = _made_of(source, removal)
+                    result = Clip(source.id, source.label, "refused", made_of, result.reason)
                 done[source.id] = result
                 add_to_list(out, result)
                 bar.set_postfix_str(f"{sum(clip.outcome != 'kept' for clip in done.values())} left out", refresh=False)
@@ -150,7 +161,8 @@ def read_without_people(
         for frame, hole in zip(shot.frames, shot.holes):
             if removal.keep_holes:
                 frame = np.dstack([frame, hole * np.uint8(255)])
-            yield _resized(frame, shape)
+            yield _resized(frame, shape).copy()
+        shot = frame = hole = None  # they are large, and the next ones take as much again
     reason = tally.why_dropped(removal.limits)
     if reason:
         raise RefusedError(reason)
@@ -201,22 +213,46 @@ def tools(removal: Removal) -> tuple[Segmenter | None, Filler, tuple[Detector, .
     return segment, load_filler(removal.filler), (*again, *gate)
 
 
+def _masks_of(source: Source, masks: Path) -> Path:
+    return masks / Path(source.id).with_suffix("")
+
+
+def _made_of(source: Source, removal: Removal) -> str:
+    assert source.path is not None
+    return fingerprint([source.path] if removal.masks is None else [source.path, _masks_of(source, removal.masks)])
+
+
 def _shots(source: Source, fps: float, removal: Removal, tally: Tally, beat: Beat) -> Iterator[Removed]:
     segment, fill, gate = tools(removal)
-    native_fps, short_side = native(source)
+    _, short_side = native(source)
     if segment is None:
         assert removal.masks is not None
-        segment = MaskFiles(removal.masks / Path(source.id).with_suffix(""), native_fps / fps)
-    frames = read_video(source, fps=fps, short_side=short_side)
+        segment = MaskFiles(_masks_of(source, removal.masks))
+    stored = 0
+
+    def frames() -> Iterator[NDArray[np.uint8]]:
+        nonlocal stored
+        numbered = read_numbered(source, fps=fps, short_side=short_side)
+        while True:
+            try:
+                number, frame = next(numbered)
+            except StopIteration as end:
+                stored = end.value
+                return
+            if isinstance(segment, MaskFiles):
+                segment.numbers.append(number)
+            yield frame
+
     try:
-        yield from remove_people(frames, fps, segment, fill, removal.settings, gate, tally, beat)
+        yield from remove_people(frames(), fps, segment, fill, removal.settings, gate, tally, beat)
     except (RefusedError, UserError, MemoryError):
         raise
     except Exception as error:  # a clip that breaks a network or a filler is left out; the others go on
         traceback.print_exc()
-        raise RefusedError(f"removing its people failed: {type(error).__name__}: {str(error)[:200]}") from None
+        # Its words may be names and paths, and reasons are published; they are in what was just printed.
+        raise RefusedError(f"removing its people failed: {type(error).__name__}") from None
     if isinstance(segment, MaskFiles):
-        segment.check_count()
+        segment.check_count(stored)
 
 
 def _remove_source(
@@ -232,6 +268,7 @@ def _remove_source(
     """Runs in a worker process."""
     tally, sheet = Tally(), Sheet()
     key = sample_key(secret, source.id)
+    made_of = _made_of(source, removal)  # before anything is read, so that what changes meanwhile is noticed later
     holes: list[NDArray[np.uint8]] = []  # of each frame, a bit a pixel
 
     def frames(rate: float) -> Iterator[NDArray[np.uint8]]:
@@ -242,13 +279,14 @@ def _remove_source(
                 beat()
                 if removal.keep_holes:
                     holes.append(np.packbits(_even(hole), axis=1))
-                yield _even(frame)
+                yield _even(frame).copy()
+            shot = frame = hole = None  # they are large, and the next ones take as much again
 
     try:
         rate = fps or native(source)[0]
         video = encode(frames(rate), "h264", fps=rate, quality=QUALITY)
     except RefusedError as error:
-        return Clip(source.id, source.label, "refused", str(error))
+        return Clip(source.id, source.label, "refused", made_of, str(error))
     reason = tally.why_dropped(removal.limits)
     if sheets is not None:
         sheet.save(sheets / f"{key}.png", f"{source.id}: {reason or 'kept'}")
@@ -263,6 +301,7 @@ def _remove_source(
         path=source.id,
         label=source.label,
         outcome="dropped" if reason else "kept",
+        made_of=made_of,
         reason=reason,
         out=None if reason else place,
         frames=tally.frames,

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from understudy.shards.errors import UserError
-from understudy.shards.files import write_atomic
+from understudy.shards.files import atomic_file, write_atomic
 
 RECORD = "removal.json"  # how people were removed
 CLIPS = "removal.jsonl"  # what became of each source; names sources, so it is for the owner's eyes
@@ -26,11 +27,14 @@ Outcome = Literal["kept", "dropped", "refused"]
 
 @dataclass(frozen=True)
 class Clip:
-    """What became of one source. Shares are 0..1: `masked` of the picture, `seen` of the holes."""
+    """What became of one source. Shares are 0..1: `masked` of the picture, `seen` of the holes. `made_of` is the
+    `fingerprint` of the source and its masks as they were; None where nobody took one yet.
+    """
 
     path: str
     label: int
     outcome: Outcome
+    made_of: str | None = None
     reason: str | None = None
     out: str | None = None
     frames: int = 0
@@ -156,13 +160,32 @@ def load_clips(out: Path) -> dict[str, Clip]:
     return {clip.path: clip for clip in clips}
 
 
-def begin_list(out: Path) -> dict[str, Clip]:
-    """The clips that are done, with the list cut back to whole lines and the videos of all that are kept in place."""
+def fingerprint(files: Iterable[Path]) -> str:
+    """A digest of the names, sizes and times of change of files and of what lies in folders, which need not exist."""
+    digest = hashlib.sha256()
+    for path in files:
+        found = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+        for file in found:
+            status = file.stat()
+            digest.update(json.dumps([file.name, status.st_size, status.st_mtime_ns]).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:32]
+
+
+def begin_list(out: Path, valid: Callable[[Clip], bool]) -> dict[str, Clip]:
+    """The clips that are done and `valid`, with the list cut back to them, and the videos of all that are kept in
+    place. Videos of the others are deleted.
+    """
     clips = load_clips(out)
-    write_list(out, list(clips.values()))
-    for clip in clips.values():
-        _unstage(out, clip)
-    return clips
+    done = {path: clip for path, clip in clips.items() if valid(clip)}
+    write_list(out, list(done.values()))
+    for path, clip in clips.items():
+        if path in done:
+            _unstage(out, clip)
+        elif clip.out is not None:
+            for place in (clip.out, f"{HOLES}/{clip.out}", f"{STAGED}/{clip.out}", f"{STAGED}/{HOLES}/{clip.out}"):
+                (out / place).unlink(missing_ok=True)
+    return done
 
 
 def add_to_list(out: Path, clip: Clip) -> None:
@@ -177,8 +200,9 @@ def add_to_list(out: Path, clip: Clip) -> None:
 
 def write_list(out: Path, clips: Sequence[Clip]) -> None:
     """List these clips and no others."""
-    write_atomic(out / CLIPS, "".join(map(_line, clips)).encode())
-    (out / CLIPS).chmod(0o600)
+    with atomic_file(out / CLIPS) as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write("".join(map(_line, clips)).encode())
 
 
 def delete_unlisted(out: Path, clips: Iterable[Clip]) -> None:

@@ -6,7 +6,7 @@ Files, many videos at once and the record are in `removal.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from understudy.privacy.background import behind, belongings
 from understudy.privacy.detect import Detector
 from understudy.privacy.fill import Filler, Frames, Shot
-from understudy.privacy.masks import Masks, around_in_time, boxed, solid, steady, widened
+from understudy.privacy.masks import BOX_S, FLICKER_S, Masks, around_in_time, boxed, solid, steady, widened
 from understudy.privacy.opencv import opencv
 from understudy.privacy.segment import Segmenter
-from understudy.privacy.shots import split_shots
-from understudy.privacy.stabilise import camera_motion
-from understudy.privacy.track import follow
+from understudy.privacy.shots import Piece, split_shots
+from understudy.privacy.stabilise import Matrix, Motion, camera_motion
+from understudy.privacy.track import Beside, Followed, follow, look_back
 
 BATCH = 16  # frames that a segmenter gets at a time
 GUARD_S = 0.07  # a pixel masked within so many seconds is no source of background
@@ -137,10 +137,25 @@ def remove_people(
 
     `frames` are RGB uint8 (H, W, 3) at `fps` a second. `beat` is called as the work gets on.
     """
-    for shot in split_shots(frames):
-        probability, confidence = _segmented(shot, segment, beat)
-        people, sure = probability > settings.threshold, probability > SURE
-        removed = remove_from_shot(shot, people, confidence < settings.least_confidence, fps, fill, settings, sure)
+    found = _found(split_shots(frames), fps, segment, settings, beat)
+    reach = max(1, round((BOX_S if settings.shape == "box" else FLICKER_S) * fps))
+    before, earlier = None, None
+    piece = next(found, None)
+    while piece is not None:
+        # People are followed backwards too, so that what comes next is looked at before anything is shown.
+        coming = next(found, None) if piece.goes_on else None
+        after = None if coming is None else coming.looking_back
+        followed = _follow(piece, fps, settings, before, after)
+        later = None if coming is None else coming.people[:reach]
+        if coming is None or after is None:
+            before = None
+        else:
+            area = np.concatenate([np.zeros(0) if before is None else before.area, piece.sure.sum((1, 2))])
+            before = Beside(followed.people, coming.entering, area, followed.masks[-1].copy(), after.people)
+        frames, motion, piece = piece.frames, piece.motion, coming  # the rest is not needed any more, and large
+        removed = _filled(frames, motion, followed, fps, fill, settings, earlier, later)
+        masks = followed.masks if earlier is None else np.concatenate([earlier, followed.masks])
+        earlier = None if before is None else masks[-reach:].copy()
         beat()
         tally.add(removed)
         looked_at = removed.frames[:: settings.gate_every]
@@ -148,6 +163,8 @@ def remove_people(
         tally.hits += sum(any(hits) for hits in zip(*([bool(h) for h in detect(looked_at)] for detect in gate)))
         beat()
         yield removed
+        del removed, followed, looked_at, frames, masks, later, coming
+        piece = piece or next(found, None)
 
 
 def remove_from_shot(
@@ -166,42 +183,121 @@ def remove_from_shot(
     No pixel of an unsure frame, or of one that seems to have missed someone, is in the result, neither in its own
     place nor as background in another.
     """
+    piece = _masked(frames, people, people if sure is None else sure, unsure, settings)
+    return _filled(frames, piece.motion, _follow(piece, fps, settings), fps, fill, settings)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """A piece of a shot: `frames` RGB uint8 (T, H, W, 3), where `people` are and where people are for `sure`
+    (T, H, W), which frames are `unsure` (T,), and the camera's `motion`.
+
+    Where its shot began in an earlier piece, `entering` (3, 3) is from pixels of its first frame to those of the one
+    before, None where that is not known, and `looking_back` is what those earlier frames have beside them.
+    """
+
+    frames: Frames
+    people: Masks
+    sure: Masks
+    unsure: NDArray[np.bool_]
+    motion: Motion
+    goes_on: bool = False
+    entering: Matrix | None = None
+    looking_back: Beside | None = None
+
+
+def _masked(frames: Frames, people: Masks, sure: Masks, unsure: NDArray[np.bool_], settings: Settings) -> Masked:
+    """A shot of one piece."""
     people = people if settings.exact else solid(people)
     motion = camera_motion(frames, widened(people, settings.margin))
-    followed = follow(people, people if sure is None else people & solid(sure), frames, motion, fps)
+    return Masked(frames, people, people & solid(sure), unsure, motion)
+
+
+def _found(
+    pieces: Iterable[Piece], fps: float, segment: Segmenter, settings: Settings, beat: Callable[[], None]
+) -> Iterator[Masked]:
+    """The people in each piece, and how the pieces of a shot hang together."""
+    latest: tuple[NDArray[np.uint8], Masks] | None = None
+    for piece in pieces:
+        frames = piece.frames
+        people, sure, unsure = _segmented(frames, segment, settings, beat)
+        if latest is None:
+            masked = replace(_masked(frames, people, sure, unsure, settings), goes_on=piece.goes_on)
+        else:
+            people = people if settings.exact else solid(people)
+            sure = people & solid(sure)
+            hidden = widened(people, settings.margin), widened(latest[1][None], settings.margin)
+            both = camera_motion([latest[0], *frames], [*hidden[1], *hidden[0]])
+            motion = Motion(both.to_reference[1:], both.group[1:])
+            at_start = look_back(people, sure, frames, motion, fps, goes_on=piece.goes_on)
+            beside = Beside(at_start, both.between(1, 0), sure.sum((1, 2)).astype(np.float64))
+            masked = Masked(frames, people, sure, unsure, motion, piece.goes_on, both.between(0, 1), beside)
+        latest = (frames[-1].copy(), masked.people[-1].copy()) if piece.goes_on else None
+        yield masked
+        del piece, frames, people, sure, masked  # they are large
+
+
+def _follow(
+    piece: Masked, fps: float, settings: Settings, before: Beside | None = None, after: Beside | None = None
+) -> Followed:
+    followed = follow(piece.people, piece.sure, piece.frames, piece.motion, fps, before, after)
     if settings.exact:
-        relied_on = people.any((1, 2))
-        followed.masks[relied_on] = people[relied_on]
-    people, unsure = followed.masks, unsure | followed.unsure
+        relied_on = piece.people.any((1, 2))
+        followed.masks[relied_on] = piece.people[relied_on]
+    return replace(followed, unsure=piece.unsure | followed.unsure, lost=followed.lost and not settings.exact)
+
+
+def _filled(
+    frames: Frames,
+    motion: Motion,
+    followed: Followed,
+    fps: float,
+    fill: Filler,
+    settings: Settings,
+    earlier: Masks | None = None,
+    later: Masks | None = None,
+) -> Removed:
+    """A piece without its people; `earlier` and `later` (n, H, W) are the masks next to it, of the same shot."""
+    people, unsure = followed.masks, followed.unsure
+    beside = [people[:0] if masks is None or settings.exact else masks for masks in (earlier, later)]
+    here = slice(len(beside[0]), len(beside[0]) + len(people))
+    if len(beside[0]) or len(beside[1]):
+        people = np.concatenate([beside[0], people, beside[1]])
     holes = widened(people if settings.exact else steady(people, fps), settings.margin)
     if settings.shape == "box":
         holes = boxed(holes, fps)
     zone = widened(people, REACH * max(settings.margin, 1.0)) | holes
-    zone[unsure] = holes[unsure] = True
+    zone[here][unsure] = holes[here][unsure] = True
     # An unsure frame can't be used, so it need not guard the frames next to it.
-    guard = (zone if settings.belongings else holes) & ~unsure[:, None, None]
+    guard = (zone if settings.belongings else holes).copy()
+    guard[here][unsure] = False
     if not settings.exact:
         guard = around_in_time(guard, max(1, round(GUARD_S * fps)))
+    people, holes, zone, guard = people[here], holes[here], zone[here], guard[here]
     core = np.zeros_like(people) if settings.exact else people & ~unsure[:, None, None]
     usable = ~guard & ~unsure[:, None, None]
+    del guard
     background, seen = behind(frames, zone, usable, core, motion)
+    del zone, usable, core
     if settings.belongings:
         holes = belongings(frames, holes, background, seen)
     filled = fill(Shot(frames, holes, background, seen, motion))
-    return Removed(filled, frames, holes, seen & holes, unsure, followed.lost and not settings.exact)
+    return Removed(filled, frames, holes, seen & holes, unsure, followed.lost)
 
 
 def _segmented(
-    shot: Frames, segment: Segmenter, beat: Callable[[], None]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Probability (T, H, W) and confidence (T,) of a shot."""
-    probability, confidence = np.empty(shot.shape[:3], np.float32), np.empty(len(shot), np.float32)
+    shot: Frames, segment: Segmenter, settings: Settings, beat: Callable[[], None]
+) -> tuple[Masks, Masks, NDArray[np.bool_]]:
+    """Where people are in a shot (T, H, W), where there is no doubt (T, H, W), and the frames that are unsure (T,)."""
+    people, sure = np.empty(shot.shape[:3], np.bool_), np.empty(shot.shape[:3], np.bool_)
+    unsure = np.empty(len(shot), np.bool_)
     for start in range(0, len(shot), BATCH):
         part = slice(start, start + BATCH)
         found = segment(shot[part])
-        probability[part], confidence[part] = found.probability, found.confidence
+        people[part], sure[part] = found.probability > settings.threshold, found.probability > SURE
+        unsure[part] = found.confidence < settings.least_confidence
         beat()
-    return probability, confidence
+    return people, sure, unsure
 
 
 def _texture(frame: Frames, where: Masks) -> float:

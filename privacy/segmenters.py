@@ -5,19 +5,22 @@ The networks are in `segment_mediapipe.py` and `segment_torch.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from understudy.privacy.detect import Hit, What
+from understudy.privacy.masks import SPECK
 from understudy.privacy.opencv import opencv
 from understudy.privacy.segment import Frames, Segmentation, Segmenter
 from understudy.shards.errors import UserError
 from understudy.shards.sources import RefusedError
 
 Name = Literal["mediapipe", "maskrcnn", "transformers"]
+MUST_BE = "they must be white, 255, where people are, and black elsewhere"
 STRETCH = 0.02  # by which a mask may be wider or narrower than its frame: sizes are rounded
 
 
@@ -42,12 +45,12 @@ def load_segmenter(name: Name, weights: Path | None = None, device: str = "cpu")
 @dataclass
 class MaskFiles:
     """Masks that the user has, as a segmenter for one video: FOLDER/000000.png and so on, one for each of its frames,
-    white where people are. Of a frame without a file nothing is known. Gets the video's frames in order, each once;
-    `every` is how many frames of the video one step is.
+    white where people are. Of a frame without a file nothing is known. Gets frames in order, each once; `numbers` are
+    those that they have in the video, listed at the latest when they are given.
     """
 
     folder: Path
-    every: float = 1.0
+    numbers: list[int] = field(default_factory=list)
     given: int = 0
 
     name: str = "masks"
@@ -65,25 +68,39 @@ class MaskFiles:
         probability = np.zeros(frames.shape[:3], np.float32)
         confidence = np.zeros(len(frames), np.float32)
         for number in range(len(frames)):
-            # The frame on display at that time; the small part keeps 1.9999 from being 1.
-            path = self.folder / f"{int(self.given * self.every + 1e-3):06d}.png"
-            mask = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
-            if mask is not None:
+            path = self.folder / f"{self.numbers[self.given]:06d}.png"
+            picture = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+            if picture is not None:
+                mask, clear = _grey(picture)
                 if abs(mask.shape[1] * height - mask.shape[0] * width) > STRETCH * mask.shape[0] * width:
                     shapes = f"{mask.shape[1]} x {mask.shape[0]}, its pictures are {width} x {height}"
                     raise RefusedError(f"its masks are of another shape: {shapes}")
                 size = (width, height)
                 probability[number] = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST) / np.float32(255)
-                confidence[number] = 1
+                confidence[number] = clear
             self.given += 1
         return Segmentation(probability, confidence, probability.max((1, 2)))
 
-    def check_count(self) -> None:
-        """After all frames: raise RefusedError unless the last mask is of the last of them, else all may be shifted."""
+    def check_count(self, frames: int) -> None:
+        """Raise RefusedError unless the last mask is of the last of the video's `frames`, else all may be shifted."""
         last = max((int(path.stem) for path in self.folder.glob("*.png") if path.stem.isdigit()), default=-1)
-        if not int((self.given - 1) * self.every + 1e-3) <= last < self.given * self.every - 0.5:
-            frames = round(self.given * self.every)
+        if last != frames - 1:
             raise RefusedError(f"its masks go up to number {last}, it has {frames} frames: make one for each, from 0")
+
+
+def _grey(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
+    """A mask (H, W) of a picture (H, W, 3), and whether it is clear. Raises RefusedError for what looks like labels:
+    read as grey, 1 and the dark red of a palette are nobody.
+    """
+    mask = picture[..., 0]
+    if (picture != mask[..., None]).any():
+        raise RefusedError(f"its masks are in colours: {MUST_BE}")
+    # Soft edges are fine, so long as there is more that they are the edge of.
+    marked, white = np.count_nonzero(mask), np.count_nonzero(mask >= 128)
+    clear = marked <= 2 * white
+    if not clear and marked > SPECK * mask.size:
+        raise RefusedError(f"its masks are more grey than white: {MUST_BE}")
+    return mask, clear
 
 
 @dataclass(frozen=True)

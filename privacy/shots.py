@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,12 +20,22 @@ STANDS_OUT = 3.0  # times the median of the changes before it
 BEFORE = 8  # changes that the median is over
 UNKNOWN = 0.12  # stands for it at the start of a shot, where there are none
 CELLS, LEVELS = 4, 6
-# Pixels that are held at a time; a longer shot is treated as several. 320 x 240 for a minute at 30 frames a second.
-MOST_PIXELS = 140_000_000
+# Pixels of a piece; a longer shot is cut into several. 320 x 240 for half a minute at 30 frames a second.
+MOST_PIXELS = 64_000_000
 
 
-def split_shots(frames: Iterable[Frame], most_pixels: int = MOST_PIXELS) -> Iterator[Frames]:
-    """Yield the shots of a video, each RGB uint8 (T, H, W, 3), in order and without a gap.
+@dataclass(frozen=True)
+class Piece:
+    """Frames RGB uint8 (T, H, W, 3) of one shot. `goes_on` says that the shot is too long to be held at once, and that
+    its next piece follows.
+    """
+
+    frames: Frames
+    goes_on: bool
+
+
+def split_shots(frames: Iterable[Frame]) -> Iterator[Piece]:
+    """Yield the shots of a video, in order and without a gap, in pieces of MOST_PIXELS at most.
 
     A cut that is missed costs little: frames that don't match are never used for each other, see `stabilise.py`.
     """
@@ -35,16 +46,19 @@ def split_shots(frames: Iterable[Frame], most_pixels: int = MOST_PIXELS) -> Iter
         colours = _colours(frame)
         change = 0.0 if latest is None else float(np.abs(colours - latest).sum(-1).mean() / 2)
         usual = float(np.median(changes)) if changes else UNKNOWN
-        latest = colours
-        if shot and (change > max(CUT, STANDS_OUT * usual) or (len(shot) + 1) * frame[..., 0].size > most_pixels):
-            yield np.stack(shot)
-            shot = []
+        cut = change > max(CUT, STANDS_OUT * usual)
+        if cut:
             changes.clear()
-        elif shot:
+        elif latest is not None:
             changes.append(change)
+        latest = colours
+        if shot and (cut or (len(shot) + 1) * frame[..., 0].size > MOST_PIXELS):
+            piece, shot = Piece(np.stack(shot), goes_on=not cut), []
+            yield piece
+            del piece  # it is large
         shot.append(frame)
     if shot:
-        yield np.stack(shot)
+        yield Piece(np.stack(shot), goes_on=False)
 
 
 def _colours(frame: Frame) -> NDArray[np.float32]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 from understudy.privacy.align import Small, align, mismatch
 from understudy.privacy.opencv import opencv
 
-Frames = NDArray[np.uint8]
+Frame = Frames = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
 Matrix = NDArray[np.float64]
 Points = NDArray[np.float32]
 
@@ -46,8 +48,8 @@ class Motion:
         return matrix / matrix[2, 2]
 
 
-def camera_motion(frames: Frames, people: NDArray[np.bool_]) -> Motion:
-    """The motion of the background in one shot: frames (T, H, W, 3), `people` (T, H, W) where not to look.
+def camera_motion(frames: Sequence[Frame] | Frames, people: Sequence[Mask] | Mask) -> Motion:
+    """The motion of the background in one shot: T frames (H, W, 3), `people` T times (H, W) where not to look.
 
     Corners are tracked from frame to frame (Lucas-Kanade), and each frame is fitted to the reference frame that the
     corners were found in (RANSAC), so that errors don't add up. The simplest of still, shift, similarity and

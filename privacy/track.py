@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,17 +40,43 @@ class Person:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """What is known beyond an end of the frames at which their shot goes on: the `people` there, `matrix` (3, 3) from
+    pixels of the frame at that end to those of the next one (None where the camera's motion is not known), and `area`
+    (n,), pixels beyond doubt of people in the frames there, in order of time.
+
+    Of frames before that have been shown, `masks` (H, W) are of the last one, and `noticed` is who was known, looking
+    back from their end, when it was decided what to show.
+    """
+
+    people: Sequence[Person]
+    matrix: NDArray[np.float64] | None
+    area: NDArray[np.float64]
+    masks: Masks | None = None
+    noticed: Sequence[Person] = ()
+
+
+@dataclass(frozen=True)
 class Followed:
     """`masks` (T, H, W) with those added who were missed while they stood still; `unsure` (T,), the frames in which
-    someone else may have been missed; `lost`, whether someone went missing for good.
+    someone else may have been missed; `lost`, whether someone went missing for good; `people`, who there is at the end.
     """
 
     masks: Masks
     unsure: NDArray[np.bool_]
     lost: bool
+    people: Sequence[Person]
 
 
-def follow(masks: Masks, sure: Masks, frames: Frames, motion: Motion, fps: float) -> Followed:
+def follow(
+    masks: Masks,
+    sure: Masks,
+    frames: Frames,
+    motion: Motion,
+    fps: float,
+    before: Beside | None = None,
+    after: Beside | None = None,
+) -> Followed:
     """Notice whom `masks` (T, H, W) miss; `sure` (T, H, W), within them, is where there is no doubt of a person.
 
     Who is that for KNOWN_S and then is not masked at all makes frames unsure, and is lost after HELD_S; people may
@@ -57,18 +84,59 @@ def follow(masks: Masks, sure: Masks, frames: Frames, motion: Motion, fps: float
     go. What looks as before in the place of a person stays masked, and makes the frame unsure where it is much of them.
     Where the camera's motion is not known, people are looked for where they were. All of it forwards and backwards in
     time.
+
+    `before` and `after` are given where the shot is longer than these frames. Who turns out, too late, to have been
+    missed in frames before that were shown is lost.
     """
-    area, least = masks.sum((1, 2)).astype(np.float64), DIP * sure.sum((1, 2))
     reach = max(1, round(DIP_S * fps))
+    lead = before.area[-reach:] if before else np.zeros(0)
+    tail = after.area[:reach] if after else np.zeros(0)
+    least = DIP * np.concatenate([lead, sure.sum((1, 2)), tail])
+    area = masks.sum((1, 2)).astype(np.float64)
     unsure = np.zeros(len(masks), np.bool_)
-    for number in range(1, len(masks) - 1):
-        before, after = least[max(0, number - reach) : number], least[number + 1 : number + 1 + reach]
-        unsure[number] = area[number] < min(before.max(), after.max())
+    for number in range(len(masks)):
+        place = len(lead) + number
+        earlier, later = least[max(0, place - reach) : place], least[place + 1 : place + 1 + reach]
+        if len(earlier) and len(later):
+            unsure[number] = area[number] < min(earlier.max(), later.max())
+        elif len(earlier) or len(later):
+            unsure[number] = area[number] < np.concatenate([earlier, later]).min()
     out = masks.copy()
-    for end, inwards in ((0, least[1 : 1 + reach]), (-1, least[-1 - reach : -1])):
-        unsure[end] |= bool(len(inwards)) and area[end] < inwards.min()
-    lost = [_follow(masks, sure, frames, motion, fps, step, out, unsure) for step in (1, -1)]
-    return Followed(out, unsure, any(lost))
+    people, lost = _follow(masks, sure, frames, motion, fps, 1, out, unsure, before)
+    at_start, lost_back = _follow(masks, sure, frames, motion, fps, -1, out, unsure, after)
+    lost |= lost_back or (before is not None and _too_late(at_start, before, _known(fps)))
+    return Followed(out, unsure, lost, people)
+
+
+def look_back(
+    masks: Masks, sure: Masks, frames: Frames, motion: Motion, fps: float, *, goes_on: bool
+) -> Sequence[Person]:
+    """Who there is at the first of the frames, followed backwards from the last; arguments as for `follow`.
+
+    Of who is there at the end of a few frames that `goes_on`, nobody can tell for how long; they count as known.
+    """
+    beyond = None
+    if goes_on and len(masks) < _known(fps):
+        people = [Person(mask, frames[-1], _known(fps)) for mask in _pieces(sure[-1], widened(masks[-1:], TOGETHER)[0])]
+        beyond = Beside(people, np.eye(3), np.zeros(0))
+    unsure = np.zeros(len(masks), np.bool_)
+    return _follow(masks, sure, frames, motion, fps, -1, masks.copy(), unsure, beyond)[0]
+
+
+def _known(fps: float) -> int:
+    """Frames in a row after which somebody who is masked is known."""
+    return max(2, round(KNOWN_S * fps))
+
+
+def _too_late(people: Sequence[Person], before: Beside, known: int) -> bool:
+    """Whether one of the `people` at the first frame was missed in frames before, when they were shown."""
+    assert before.masks is not None
+    for person in people:
+        missed = person.gone > 0 or not (person.mask & before.masks).any()
+        noticed = any(other.age >= known and (other.mask & person.mask).any() for other in before.noticed)
+        if person.age >= known and missed and not noticed:
+            return True
+    return False
 
 
 def _follow(
@@ -80,20 +148,24 @@ def _follow(
     step: int,
     out: Masks,
     unsure: NDArray[np.bool_],
-) -> bool:
-    """One direction in time, +1 or -1; adds to `out` and `unsure`, and says whether somebody was lost."""
+    beside: Beside | None,
+) -> tuple[Sequence[Person], bool]:
+    """One direction in time, +1 or -1, from what is `beside` the first frame; adds to `out` and `unsure`, and says who
+    there is at the last one, and whether somebody was lost.
+    """
     cv2 = opencv()
 
     height, width = masks.shape[1:]
-    known, held = max(2, round(KNOWN_S * fps)), max(1, round(HELD_S * fps))
+    known, held = _known(fps), max(1, round(HELD_S * fps))
     newest, leaving = min(1.0, 1 / (STEADY_S * fps)), max(1, round(LEAVING_S * fps))
     lost = False
-    blurred = [cv2.blur(frame, (5, 5)) for frame in frames]
-    near = widened(masks, TOGETHER)
-    people: list[Person] = []
-    for number in range(len(masks))[::step]:
-        current = [Person(mask, blurred[number]) for mask in _pieces(sure[number], near[number])]
-        matrix = motion.between(number - step, number) if people else None
+    people, matrix = ([], None) if beside is None else (list(beside.people), beside.matrix)
+    for index, number in enumerate(range(len(masks))[::step]):
+        blurred = cv2.blur(frames[number], (5, 5))
+        near = widened(masks[number : number + 1], TOGETHER)[0]
+        current = [Person(mask, blurred) for mask in _pieces(sure[number], near)]
+        if index:
+            matrix = motion.between(number - step, number) if people else None
         people = [_moved(person, matrix, (width, height)) for person in people]
         people = [person for person in people if person.mask.any()]
         missing: list[Person] = []
@@ -103,7 +175,7 @@ def _follow(
             for other in people:
                 if other is not moved and other.gone == 0:
                     elsewhere &= ~other.mask | moved.mask
-            same = difference(moved.looks, blurred[number]) < LIKE
+            same = difference(moved.looks, blurred) < LIKE
             pace = np.sqrt(moved.mask.sum()) * (min(1.0, PACE * (moved.gone + 1) / fps) if matrix is not None else 1.0)
             around = elsewhere & (_distance(moved.mask) <= pace)
             staying = _staying(moved, leaving)
@@ -115,7 +187,7 @@ def _follow(
                         for other in current
                     ]
                 else:
-                    missing.append(_went_on(moved, Person(around, blurred[number]), newest))
+                    missing.append(_went_on(moved, Person(around, blurred), newest))
                 part = moved.mask & ~masks[number] & same
                 out[number] |= part
                 unsure[number] |= moved.age >= known and part.sum() > (1 - NEAR) * moved.mask.sum()
@@ -129,7 +201,7 @@ def _follow(
                 unsure[number] |= moved.gone < held
                 missing.append(replace(moved, gone=moved.gone + 1))
         people = current + missing
-    return lost
+    return people, lost
 
 
 def _distance(mask: Masks) -> NDArray[np.float32]:

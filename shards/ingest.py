@@ -6,7 +6,7 @@ what becomes of the frames in `encode.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, cast
@@ -49,6 +49,14 @@ def read_video(source: Source, *, fps: float, short_side: int) -> Iterator[NDArr
     it is met, so that may come after frames were yielded: use none of them then. Interlaced video is scaled as it
     is, so both fields show in one frame.
     """
+    for _, pixels in read_numbered(source, fps=fps, short_side=short_side):
+        yield pixels
+
+
+def read_numbered(
+    source: Source, *, fps: float, short_side: int
+) -> Generator[tuple[int, NDArray[np.uint8]], None, int]:
+    """As `read_video`, each with the number, from 0, that the frame has among those stored; returns how many are."""
     if source.path is None:
         raise ValueError(f"{source.id} has no file")
     rate = Fraction(fps).limit_denominator(100_000)
@@ -67,11 +75,15 @@ def read_video(source: Source, *, fps: float, short_side: int) -> Iterator[NDArr
         converter, shape = Converter(), None
         # AVI has no presentation stamps: what stands in for them is guessed, and wrong with B-frames.
         use_dts = container.format.name == "avi"
-        stamped = (
-            (frame, frame.dts if use_dts or frame.pts is None else frame.pts, frame.duration)
-            for frame in _decoded(container, stream)
-        )
-        for frame, repeats in resample(stamped, timeline, rate, _declared_end(container, stream)):
+        stored = 0
+
+        def stamped() -> Iterator[tuple[tuple[int, VideoFrame], int | None, int]]:
+            nonlocal stored
+            for frame in _decoded(container, stream):
+                stored += 1
+                yield (stored - 1, frame), frame.dts if use_dts or frame.pts is None else frame.pts, frame.duration
+
+        for (number, frame), repeats in resample(stamped(), timeline, rate, _declared_end(container, stream)):
             if repeats > MAX_HOLD * rate:
                 raise RefusedError(f"cannot be timed: its stamps leap by {float(repeats / rate):.0f} seconds")
             matrix = _display_matrix(frame)
@@ -88,7 +100,8 @@ def read_video(source: Source, *, fps: float, short_side: int) -> Iterator[NDArr
                 ) from None
             pixels = upright(pixels, matrix)
             for _ in range(repeats):
-                yield pixels
+                yield number, pixels
+    return stored
 
 
 def native(source: Source) -> tuple[float, int]:

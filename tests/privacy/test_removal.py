@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tarfile
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from make_videos import write_video  # pyright: ignore[reportMissingImports]
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
 
 from understudy.loader.read import ShardReader
@@ -103,6 +107,57 @@ def test_killed_and_run_again(clips: tuple[list[Source], Path], tmp_path: Path) 
         remove_from_all(sources, ("a", "b"), resumed, Removal(masks=masks, settings=EXACT), SECRET, progress=False)
 
 
+def test_what_changed_is_done_again(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
+    """A video, its masks or its class: what was made of them before is deleted first, and the rest stays."""
+    sources, masks = clips
+    copied, out = tmp_path / "masks", tmp_path / "out"
+    shutil.copytree(masks, copied)
+    (tmp_path / "a").mkdir()
+    assert sources[0].path is not None
+    first = replace(sources[0], path=Path(shutil.copy(sources[0].path, tmp_path / "a")))
+    sources = [first, sources[1]]
+
+    def run(sources: list[Source]) -> dict[str, Path]:
+        """The video made of each source."""
+        remove_from_all(sources, ("a", "b"), out, removal(copied), SECRET, progress=False)
+        rows = [json.loads(line) for line in (out / CLIPS).read_text().splitlines()]
+        assert {row["out"] for row in rows if row["out"]} == {str(p.relative_to(out)) for p in out.rglob("*.mp4")}
+        return {row["path"]: out / row["out"] for row in rows if row["out"]}
+
+    def times(videos: dict[str, Path]) -> list[int]:
+        return [video.stat().st_mtime_ns for video in videos.values()]
+
+    before = times(run(sources))
+    assert times(run(sources)) == before
+    os.utime(tmp_path / "a/clip0.mp4")
+    again = times(run(sources))
+    assert again[0] != before[0] and again[1] == before[1]
+    moved = run([replace(first, label=1), sources[1]])
+    assert moved[first.id].parent.name == "b" and times(moved)[1] == before[1]
+    for mask in (copied / "a/clip0").iterdir():
+        cv2.imwrite(str(mask), np.full_like(cv2.imread(str(mask), 0), 255))
+    assert list(run([replace(first, label=1), sources[1]])) == [sources[1].id], "all of it is masked now"
+    lines = [json.loads(line) for line in (out / CLIPS).read_text().splitlines()]
+    (out / CLIPS).write_text("".join(json.dumps({k: line[k] for k in line if k != "made_of"}) + "\n" for line in lines))
+    assert times(run(sources))[-1] != before[1], "listed by a version that took no fingerprints"
+
+
+def test_the_list_is_for_its_owner_from_the_first_byte_on(
+    clips: tuple[list[Source], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes, fsync = [], os.fsync
+
+    def noted(descriptor: int) -> None:
+        if "jsonl" in str(Path(f"/proc/self/fd/{descriptor}").readlink()):
+            modes.append(os.fstat(descriptor).st_mode & 0o777)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    sources, masks = clips
+    remove_from_all(sources[:1], ("a", "b"), tmp_path / "out", removal(masks), SECRET, progress=False)
+    assert modes and set(modes) == {0o600}
+
+
 def test_of_sources_that_are_withdrawn_nothing_is_left(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
     sources, masks = clips
     out = tmp_path / "out"
@@ -160,7 +215,7 @@ def test_a_clip_that_breaks_the_filler_is_refused_and_the_others_go_on(tmp_path:
     mine = Removal(masks=tmp_path / "masks", filler=f"{__name__}:break_one", limits=Limits(1, 1, 0, 1))
     done = remove_from_all(sources, ("a",), tmp_path / "out", mine, SECRET, progress=False)
     assert (done.kept, done.refused) == (1, 1)
-    assert done.reasons[0][0] == "removing its people failed: ZeroDivisionError: no such luck"
+    assert done.reasons[0][0] == "removing its people failed: ZeroDivisionError", "the words may name somebody"
 
 
 def test_other_masks_or_weights_are_not_mixed_in(clips: tuple[list[Source], Path], tmp_path: Path) -> None:
@@ -186,6 +241,29 @@ def test_what_lies_in_the_way_is_left_alone(clips: tuple[list[Source], Path], tm
     with pytest.raises(UserError, match="no such folder"):
         remove_from_all(sources, ("a", "b"), tmp_path / "x", removal(tmp_path / "none"), SECRET, progress=False)
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("fps", [None, 7.0, 50.0])
+def test_masks_are_of_the_frames_that_are_stored_however_long_each_is_shown(tmp_path: Path, fps: float | None) -> None:
+    """Thirty frames a second, then fifteen, as phones do in the dark."""
+    times = np.cumsum([0] + [3000 if not 20 <= number < 40 else 6000 for number in range(59)])
+    frames = np.full((60, 64, 160, 3), 90, np.uint8)
+    (tmp_path / "masks/walk").mkdir(parents=True)
+    for number, time in enumerate(times):
+        mask = np.zeros((64, 160), np.uint8)
+        mask[10:50, (left := int(130 * time / times[-1])) : left + 12] = 255
+        frames[number][mask > 0] = (255, 0, 255)
+        wide = cv2.dilate(mask, np.ones((5, 5), np.uint8))  # the codec smears colours
+        cv2.imwrite(str(tmp_path / f"masks/walk/{number:06d}.png"), wide)
+    path = write_video(tmp_path / "walk.mp4", frames, pts=times.tolist(), time_base=Fraction(1, 90000))
+    mine = Removal(masks=tmp_path / "masks", settings=replace(EXACT, margin=0), limits=Limits(1, 1, 0, 1))
+    out = tmp_path / "out"
+    remove_from_all([Source("walk.mp4", 0, path)], ("a",), out, mine, SECRET, fps=fps, progress=False)
+    (video,) = out.glob("a/*.mp4")
+    assert not of_person(np.stack(list(read_video(Source("x", 0, video), fps=30, short_side=64)))).any()
+    (tmp_path / "masks/walk/000059.png").unlink()
+    with pytest.raises(RefusedError, match="it has 60 frames"):
+        list(read_without_people(Source("walk.mp4", 0, path), fps=6, short_side=64, removal=mine))
 
 
 def test_the_reader_for_packing(clips: tuple[list[Source], Path]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from painted import of_person, painted  # pyright: ignore[reportMissingImports]
@@ -152,6 +154,74 @@ def test_reasons_for_dropping() -> None:
     there = walk_past()[8] == 255
     flicker = [np.where(there & (number > 15), 40 + 100 * (number % 2), walk_past()[8]) for number in range(160)]
     assert "vanished" in (run([frame.astype(np.uint8) for frame in flicker], [], seen=0, unsure=1) or "")
+
+
+class SegmentUnless:
+    """Sees the bright box but in the frames `missed`."""
+
+    name, licence, models, still_there = "unless", "none", ("test/unless",), 0.5
+
+    def __init__(self, missed: range) -> None:
+        self.missed, self.given = missed, 0
+
+    def __call__(self, frames: np.ndarray) -> Segmentation:
+        found = segment_bright(frames)
+        for number in range(len(frames)):
+            found.probability[number] *= self.given + number not in self.missed
+        self.given += len(frames)
+        return found
+
+
+def to_and_fro(count: int, fps: float, pan: int = 0) -> Iterator[np.ndarray]:
+    """Somebody who stays in the middle, filmed by a camera that turns by `pan` pixels a frame."""
+    scene = np.random.default_rng(1).integers(40, 140, (10, 200, 3), np.uint8)
+    scene = np.repeat(np.repeat(scene, 6, 0), 6, 1)
+    for number in range(count):
+        frame = scene[:, pan * number :][:, :90].copy()
+        left = 40 + round(12 * np.sin(number / fps))
+        frame[15:45, left : left + 10] = 255
+        yield frame
+
+
+def followed_in_pieces(missed: range, length: int, count: int, fps: float, pan: int = 0) -> tuple[bool, list[int]]:
+    """Whether the person is lost, and the unsure frames, in pieces of `length` frames."""
+    tally = Tally()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("understudy.privacy.shots.MOST_PIXELS", 60 * 90 * length)
+        segment = SegmentUnless(missed)
+        shots = list(remove_people(to_and_fro(count, fps, pan), fps, segment, background, Settings(), [], tally))
+    assert len(shots) == -(-count // length)
+    return tally.lost, np.flatnonzero(np.concatenate([shot.unsure for shot in shots])).tolist()
+
+
+@pytest.mark.parametrize("length", [3, 12, 20])
+@pytest.mark.parametrize("first", [23, 24, 25, 60])
+def test_who_vanishes_is_lost_however_little_of_a_shot_is_held(first: int, length: int) -> None:
+    for missed in (range(first, 120), range(120 - first)):
+        lost, unsure = followed_in_pieces(missed, 120, 120, 8)
+        assert lost
+        in_pieces, unsure_in_pieces = followed_in_pieces(missed, length, 120, 8)
+        assert in_pieces, missed
+        if missed.start:  # who comes from nowhere is noticed at once, but may not be followed back as far
+            assert unsure_in_pieces == unsure
+
+
+@pytest.mark.parametrize("length", [12, 20])
+@pytest.mark.parametrize("first", [10, 11, 12, 19, 20])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_moment_without_a_mask_is_noticed_at_the_end_of_a_piece_too(first: int, count: int, length: int) -> None:
+    missed = range(first, first + count)
+    whole = followed_in_pieces(missed, 60, 60, 8)
+    assert whole == (False, list(missed))
+    assert followed_in_pieces(missed, length, 60, 8) == whole
+
+
+@pytest.mark.parametrize("missed", [range(0), range(27, 120), range(30, 120), range(90), range(28, 32)])
+def test_the_camera_is_followed_from_piece_to_piece(missed: range) -> None:
+    """Who is missed as it turns away from them may have been left behind."""
+    whole = followed_in_pieces(missed, 120, 120, 8, pan=2)
+    assert len(whole[1]) >= min(len(missed), 4)
+    assert followed_in_pieces(missed, 30, 120, 8, pan=2) == whole
 
 
 @pytest.mark.parametrize("fill", [flat, inpaint, background])

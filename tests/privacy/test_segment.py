@@ -130,27 +130,49 @@ def test_masks_of_the_user(tmp_path: Path) -> None:
         mask = np.zeros((24, 32), np.uint8)
         mask[:12] = 255
         cv2.imwrite(str(tmp_path / f"{number:06d}.png"), mask)
-    found = MaskFiles(tmp_path, every=2.0)(FRAMES)
+    found = MaskFiles(tmp_path, [0, 2, 4])(FRAMES)
     check(found)
     assert found.confidence.tolist() == [1, 0, 1]  # there is no 000002.png
     assert (found.probability[0, :24] == 1).all() and (found.probability[0, 24:] == 0).all()
     with pytest.raises(RefusedError, match="masks"):
-        MaskFiles(tmp_path / "nothing")(FRAMES)
+        MaskFiles(tmp_path / "nothing", [0, 1, 2])(FRAMES)
 
 
 def test_masks_of_another_video_are_refused(tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number:06d}.png"), np.zeros((24, 32), np.uint8))
-    for every, frames, fits in ((1.0, 3, True), (1.0, 2, False), (2.0, 2, True), (1.0, 4, False), (0.5, 6, True)):
-        given = MaskFiles(tmp_path, every)
-        given(np.zeros((frames, 48, 64, 3), np.uint8))
-        if fits:
-            given.check_count()
-        else:
-            with pytest.raises(RefusedError, match=f"it has {frames} frames"):
-                given.check_count()
+    MaskFiles(tmp_path).check_count(3)
+    for frames in (2, 4):
+        with pytest.raises(RefusedError, match=f"it has {frames} frames"):
+            MaskFiles(tmp_path).check_count(frames)
     with pytest.raises(RefusedError, match="another shape"):
-        MaskFiles(tmp_path)(np.zeros((1, 64, 48, 3), np.uint8))
+        MaskFiles(tmp_path, [0])(np.zeros((1, 64, 48, 3), np.uint8))
+
+
+def test_masks_that_are_labels_are_refused(tmp_path: Path) -> None:
+    """0 and 1, colours of a palette, or white for what is to be ignored: read as grey, people would be nobody."""
+    file, people = tmp_path / "000000.png", np.zeros((24, 32), np.uint8)
+    people[4:20, 8:20] = 1
+
+    def given(mask: np.ndarray) -> tuple[float, bool]:
+        cv2.imwrite(str(file), mask)
+        found = MaskFiles(tmp_path, [0])(FRAMES[:1])
+        return float(found.confidence[0]), bool((found.probability > 0.3).any())
+
+    rim = cv2.dilate(people, np.ones((3, 3), np.uint8)) - people
+    for labels in (people, 2 * people, people + 255 * rim):
+        with pytest.raises(RefusedError, match="white, 255"):
+            given(labels)
+    for colour in ((0, 0, 128), (0, 128, 0)):  # blue, green, red
+        both = people[..., None] * np.array(colour, np.uint8)
+        both[:2] = 128  # a seventh instance, which is grey
+        with pytest.raises(RefusedError, match="colours"):
+            given(both)
+    assert given(cv2.GaussianBlur(people * 255, (5, 5), 0)) == (1, True), "soft edges"
+    assert given(people * 0) == (1, False), "nobody"
+    sliver = np.zeros((240, 320), np.uint8)
+    sliver[100:110, 0] = 60
+    assert given(sliver) == (0, False), "of such a frame nothing is known"
 
 
 def test_each_segmenter_says_from_when_somebody_is_there() -> None:
