@@ -97,7 +97,7 @@ def _grey(picture: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], bool]:
         raise RefusedError(f"its masks are in colours: {MUST_BE}")
     # Soft edges are fine, so long as there is more that they are the edge of.
     marked, white = np.count_nonzero(mask), np.count_nonzero(mask >= 128)
-    clear = marked <= 2 * white
+    clear = bool(marked <= 2 * white)
     if not clear and marked > SPECK * mask.size:
         raise RefusedError(f"its masks are more grey than white: {MUST_BE}")
     return mask, clear
