@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from understudy.shards.beside import RECORD
 from understudy.shards.errors import UserError
 from understudy.shards.files import atomic_file, write_atomic
 
-RECORD = "removal.json"  # how people were removed
 CLIPS = "removal.jsonl"  # what became of each source; names sources, so it is for the owner's eyes
 HOLES = ".holes"  # with keep_holes: videos of the masks, named as the videos are; hidden, so that they aren't packed
 STAGED = ".staged"  # videos that are not listed yet

@@ -12,7 +12,7 @@ from understudy.shards.manifest import MANIFEST, REFUSED, SAMPLES, Manifest
 
 # What `understudy card` writes, and the record that a removal leaves beside its videos.
 PAPERS = ("README.md", "datasheet.md", "croissant.json", "clips.csv")
-RECORD = "removal.json"
+RECORD = "removal.json"  # how people were removed
 
 
 def visible_files(root: Path) -> list[Path]:

@@ -278,6 +278,26 @@ def test_chart_and_tables_show_the_numbers(results: Any, tmp_path: Path, capsys:
     assert page.read_text() == "no marks" and "loaders" in capsys.readouterr().err
 
 
+def test_the_readmes_speeds_are_those_measured() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "loaders.json").read_bytes())
+    said = " ".join((ROOT / "README.md").read_text().split())
+    (rate,) = (
+        row["samples_per_second"]
+        for row in results["rows"]
+        if (row["loader"], row["source_format"], row["views"]) == (summary.NATIVE, "mjpeg", 4)
+    )
+    assert f"load {round(rate, -2):,.0f} clips per second" in said
+
+    def over(words: str) -> float:
+        begin = f"native, mjpeg, 4 views, over {words}"
+        (found,) = (ratio["ratio"] for ratio in results["ratios"] if ratio["name"].startswith(begin))
+        return found
+
+    assert f"That is {over('the best peer on the same shards'):.1f} times the best other loader" in said
+    assert f"and {over('DataLoader + PyAV on the originals with 4'):.0f} times a DataLoader with PyAV" in said
+    assert f"or {over('DataLoader + PyAV on the originals as'):.0f} times at its usual one crop per decode" in said
+
+
 def test_the_page_shows_what_was_measured(tmp_path: Path) -> None:
     page, drawn = tmp_path / "loading.md", tmp_path / "loaders.svg"
     shutil.copy(ROOT / "docs" / "loading.md", page)
